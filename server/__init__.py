@@ -1,0 +1,1 @@
+"""The server: rounds, validation and sums, checkpoints, journal."""

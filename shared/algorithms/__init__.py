@@ -1,0 +1,1 @@
+"""Learning methods: device half and server half side by side."""

@@ -1,0 +1,1 @@
+"""Interactions in: read, cleaned, indexed, and split into histories and queries."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, rankings and the protocols that make scores comparable."""

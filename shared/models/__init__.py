@@ -1,0 +1,1 @@
+"""Models: global tensors, and scores computed from a history."""

@@ -1,0 +1,1 @@
+"""Privacy: the plan, the mechanisms, the accountants, the record of what was spent."""

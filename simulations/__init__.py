@@ -1,0 +1,1 @@
+"""Simulations: a data set as a population of users, one run, and the `fedrec` command."""
