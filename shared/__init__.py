@@ -1,4 +1,4 @@
-"""What server, client and simulations share. Data flows left to right:
+"""What server, client and simulations share; data flows left to right.
 
 data -> models -> algorithms.contribute -> privacy -> protocol ==> absorb -> evaluation
 
