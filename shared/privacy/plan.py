@@ -1,11 +1,20 @@
 """The public description of a private run: everything in it may be printed, sent and recorded.
 
 `PrivacyConfig` is what a person asks for; `Plan` is what that comes to for a population and a
-number of rounds. Both hold settings only, never a datum.
+number of rounds. Both hold settings only, never a datum, and neither can be built with a number
+or a name that would void the guarantee: what is wrong is said before any data is read.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
+
+from shared.errors import ConfigError
+from shared.privacy.accounting import Spend
+from shared.privacy.bounds import count, number
+from shared.privacy.charges import Budget
+from shared.randomness import NOISE_NAMES
 
 __all__ = ["Plan", "PrivacyConfig", "Trust", "Unit"]
 
@@ -26,6 +35,9 @@ class Trust(StrEnum):
     LOCAL = "local"
 
 
+Name = TypeVar("Name", Unit, Trust)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrivacyConfig:
     """What a person asks for.
@@ -37,6 +49,10 @@ class PrivacyConfig:
         delta: Failure probability; 0 means the rule of `accounting.default_delta`.
         clip_norm: L2 bound of one unit's contribution to one step.
         noise: Source of protective draws: "os" (the only private one), "seeded" or "off".
+
+    Raises:
+        ConfigError: A number is not finite or out of range, a name is unknown, or the unit and
+            the trust do not go together.
     """
 
     unit: Unit = Unit.INTERACTION
@@ -45,6 +61,13 @@ class PrivacyConfig:
     delta: float = 0.0
     clip_norm: float = 1.0
     noise: str = "os"
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        object.__setattr__(self, "epsilon", number("epsilon", self.epsilon))
+        delta = 0.0 if _is_zero(self.delta) else number("delta", self.delta)
+        object.__setattr__(self, "delta", delta)
+        object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +87,9 @@ class Plan:
         rounds: Rounds of the run.
         expected_cohort: Public denominator: users expected in one round.
         noise: Source of protective draws ("os", "seeded", "off").
+
+    Raises:
+        ConfigError: As for `PrivacyConfig`; also when a plan without protection claims some.
     """
 
     unit: Unit
@@ -79,7 +105,97 @@ class Plan:
     expected_cohort: int
     noise: str
 
+    def __post_init__(self) -> None:
+        _check_names(self)
+        object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
+        object.__setattr__(self, "sampling_rate", number("sampling_rate", self.sampling_rate))
+        for name in ("steps_per_round", "rounds", "expected_cohort"):
+            object.__setattr__(self, name, count(name, getattr(self, name)))
+        why = "no device takes part more often than there are rounds"
+        count("participations", self.participations, most=self.rounds, why=why)
+        if self.unit is Unit.NONE:
+            self._check_claims_nothing()
+        else:
+            for name in ("epsilon", "delta", "noise_multiplier"):
+                object.__setattr__(self, name, number(name, getattr(self, name)))
+
+    def _check_claims_nothing(self) -> None:
+        claims = (self.epsilon, self.delta, self.noise_multiplier)
+        if claims != (math.inf, 0.0, 0.0):
+            raise ConfigError(
+                "Expected epsilon=inf, delta=0 and noise_multiplier=0 with unit=none, found "
+                f"{claims[0]}, {claims[1]} and {claims[2]}; use unit=interaction for protection."
+            )
+
+    @property
+    def private(self) -> bool:
+        """Whether the run protects a unit with noise that nobody can repeat."""
+        return self.unit is not Unit.NONE and self.noise == "os"
+
+    @property
+    def spend(self) -> Spend:
+        """What one participation costs one unit.
+
+        Raises:
+            ConfigError: The plan protects nothing, so there is nothing to account.
+        """
+        return self._spend(self.steps_per_round)
+
+    @property
+    def total_spend(self) -> Spend:
+        """What the whole run costs a unit whose device takes part as often as it may.
+
+        Raises:
+            ConfigError: The plan protects nothing, so there is nothing to account.
+        """
+        return self._spend(self.steps)
+
+    @property
+    def budget(self) -> Budget:
+        """What one unit may spend over the whole run.
+
+        Raises:
+            ConfigError: The plan protects nothing, so there is nothing to account.
+        """
+        return Budget(epsilon=self.epsilon, delta=self.delta, planned=self.total_spend)
+
+    def _spend(self, steps: int) -> Spend:
+        return Spend(
+            noise_multiplier=self.noise_multiplier, sampling_rate=self.sampling_rate, steps=steps
+        )
+
     @property
     def steps(self) -> int:
         """Noised steps of one device over the whole run."""
         return self.participations * self.steps_per_round
+
+
+def _check_names(settings: PrivacyConfig | Plan) -> None:
+    """Turn plain strings into names, and refuse unknown ones and impossible pairs."""
+    unit, trust = _named(Unit, "unit", settings.unit), _named(Trust, "trust", settings.trust)
+    object.__setattr__(settings, "unit", unit)
+    object.__setattr__(settings, "trust", trust)
+    if settings.noise not in NOISE_NAMES:
+        raise ConfigError(_unknown("noise", settings.noise, NOISE_NAMES))
+    if unit is Unit.USER:
+        raise ConfigError("unit=user is not available in this version; use interaction or none.")
+    if unit is Unit.INTERACTION and trust is not Trust.LOCAL:
+        raise ConfigError(
+            f"Expected trust=local with unit=interaction, found trust={trust}; the device itself "
+            "must add the noise that hides one interaction."
+        )
+
+
+def _named(kind: type[Name], setting: str, value: str) -> Name:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(_unknown(setting, value, tuple(kind))) from None
+
+
+def _unknown(setting: str, value: object, known: tuple[str, ...]) -> str:
+    return f"Unknown {setting}={value}; use one of {', '.join(known)}."
+
+
+def _is_zero(value: object) -> bool:
+    return not isinstance(value, bool) and value == 0

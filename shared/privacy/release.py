@@ -35,9 +35,14 @@ class Rows:
 
     def total(self) -> NDArray[np.float64]:
         """Return the dense sum over users, float64 of `shape`."""
-        dense = np.zeros(self.shape)
-        np.add.at(dense, self.index, self.values)
-        return dense
+        from scipy.sparse import csr_array
+
+        count = len(self.index)
+        places = csr_array(
+            (np.ones(count), self.index, np.arange(count + 1)), shape=(count, self.shape[0])
+        )
+        dense = places.T @ self.values.reshape(count, -1)
+        return np.asarray(dense, dtype=np.float64).reshape(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,0 +1,149 @@
+"""From what a person asks for to the numbers of a run: delta, noise and the plan."""
+
+import math
+from typing import Final
+
+from shared.errors import ConfigError
+from shared.privacy.accounting import epsilon as epsilon_after
+from shared.privacy.accounting import gaussian_epsilon
+from shared.privacy.bounds import count, number
+from shared.privacy.plan import Plan, PrivacyConfig, Unit
+
+__all__ = ["default_delta", "make_plan", "noise_multiplier"]
+
+CLOSENESS: Final = 0.005
+"""How far below its target a calibrated epsilon may lie (a share of it, under epsilon 1)."""
+
+
+def default_delta(users: int) -> float:
+    """Return the largest power of ten at most 1 / (10 users^1.1), and never above 1e-5.
+
+    >>> default_delta(943), default_delta(6040)
+    (1e-05, 1e-06)
+
+    Raises:
+        ConfigError: `users` is not a whole number of at least 1.
+    """
+    power = math.floor(-math.log10(10.0 * count("users", users) ** 1.1))
+    return float(f"1e{min(power, -5)}")
+
+
+def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """Return the least noise whose `steps` steps stay within (epsilon, delta).
+
+    Args:
+        epsilon: Target, for the add-or-remove relation.
+        delta: Failure probability.
+        sampling_rate: Probability that one unit enters one step.
+        steps: Noised steps over the whole run.
+
+    Raises:
+        ConfigError: A number is not finite or out of range.
+
+    Guarantees:
+        The epsilon of the result is at most the target and within 0.005 of it.
+    """
+    target, delta = number("epsilon", epsilon), number("delta", delta)
+    rate, total = number("sampling_rate", sampling_rate), count("steps", steps)
+    # Without amplification more noise is needed, so this is an upper end for any rate.
+    enough = math.sqrt(total) / _mu(target, delta)
+    if rate == 1.0:
+        return enough
+    return _least_noise(target=target, delta=delta, rate=rate, steps=total, enough=enough)
+
+
+def make_plan(
+    config: PrivacyConfig,
+    *,
+    users: int,
+    rounds: int,
+    cohort: int,
+    participations: int,
+    sampling_rate: float,
+    steps_per_round: int,
+) -> Plan:
+    """Return the plan that gives what `config` asks for.
+
+    Args:
+        config: The request.
+        users: Size of the population (public).
+        rounds: Rounds of the run.
+        cohort: Users expected in one round; the public denominator.
+        participations: Most rounds that one device takes part in.
+        sampling_rate: Probability that one unit enters one step.
+        steps_per_round: Noised steps in one participation.
+
+    Raises:
+        ConfigError: A number is out of range, the cohort exceeds the population, or delta is above
+            1/users.
+    """
+    count("cohort", cohort, most=count("users", users), why="ask for no more users than there are")
+    delta, sigma, budget = 0.0, 0.0, math.inf
+    if config.unit is not Unit.NONE:
+        budget, delta = config.epsilon, _delta(config.delta, users)
+        steps = count("participations", participations) * count("steps_per_round", steps_per_round)
+        sigma = noise_multiplier(
+            epsilon=budget, delta=delta, sampling_rate=sampling_rate, steps=steps
+        )
+    return Plan(
+        unit=config.unit,
+        trust=config.trust,
+        epsilon=budget,
+        delta=delta,
+        clip_norm=config.clip_norm,
+        noise_multiplier=sigma,
+        sampling_rate=sampling_rate,
+        steps_per_round=steps_per_round,
+        participations=participations,
+        rounds=rounds,
+        expected_cohort=cohort,
+        noise=config.noise,
+    )
+
+
+def _delta(asked: float, users: int) -> float:
+    """The delta asked for, or the rule's; above 1/users it would allow publishing one user."""
+    if asked == 0.0:
+        return default_delta(users)
+    if asked > 1.0 / users:
+        raise ConfigError(
+            f"Expected delta <= 1/users = {1.0 / users:.3g}, found {asked:g}; "
+            f"use 0 for the default {default_delta(users):g}."
+        )
+    return asked
+
+
+def _mu(target: float, delta: float) -> float:
+    """Largest GDP parameter within the target, by bisection (kept on the safe side)."""
+    low, high = 0.0, 1.0
+    while gaussian_epsilon(high, delta) <= target:
+        low, high = high, 2.0 * high
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if gaussian_epsilon(middle, delta) <= target else (low, middle)
+    return low
+
+
+def _least_noise(*, target: float, delta: float, rate: float, steps: int, enough: float) -> float:
+    """Search from an upper end that is always enough; log epsilon is nearly linear in log noise."""
+
+    def spent(noise: float) -> float:
+        return epsilon_after(noise_multiplier=noise, sampling_rate=rate, steps=steps, delta=delta)
+
+    slack = CLOSENESS * min(1.0, target)
+    little, above = enough, spent(enough)
+    below = above
+    while above <= target:
+        enough, below = little, above
+        little /= 2.0
+        above = spent(little)
+    while below < target - slack:
+        floor = max(below, 1e-9)
+        share = math.log((target - slack / 2.0) / floor) / math.log(above / floor)
+        middle = enough * (little / enough) ** min(max(share, 0.1), 0.9)
+        found = spent(middle)
+        if found <= target:
+            enough, below = middle, found
+        else:
+            little, above = middle, found
+    return enough

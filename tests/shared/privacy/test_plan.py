@@ -1,0 +1,140 @@
+"""Requests and plans that cannot be built, and what the refusal says."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shared.errors import ConfigError
+from shared.privacy.bounds import BOUNDS, count, number
+from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
+
+PLAN = Plan(
+    unit=Unit.INTERACTION,
+    trust=Trust.LOCAL,
+    epsilon=8.0,
+    delta=1e-5,
+    clip_norm=1.0,
+    noise_multiplier=1.5,
+    sampling_rate=0.1,
+    steps_per_round=2,
+    participations=3,
+    rounds=4,
+    expected_cohort=5,
+    noise="os",
+)
+NOT_NUMBERS = [0.0, -1.0, math.nan, math.inf, -math.inf, "8", None, True]
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+def test_number_refuses(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"Expected 0 < {name} <") as caught:
+        number(name, value)
+    assert str(value) in str(caught.value)
+    assert BOUNDS[name].advice in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_number_keeps_its_end_of_the_range(name: str) -> None:
+    bound = BOUNDS[name]
+    inside = math.nextafter(bound.high, 0.0) if bound.open else bound.high
+    assert number(name, inside) == inside
+    with pytest.raises(ConfigError):
+        number(name, math.nextafter(inside, math.inf))
+
+
+def test_number_takes_whole_and_numpy_numbers() -> None:
+    assert number("epsilon", 8) == 8.0
+    assert number("clip_norm", np.float32(0.5)) == 0.5
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, math.nan, "2", True, None])
+def test_count_refuses(value: object) -> None:
+    with pytest.raises(ConfigError, match="whole number >= 1"):
+        count("rounds", value)
+
+
+def test_count_takes_whole_numbers() -> None:
+    assert count("rounds", np.int64(3)) == 3
+
+
+@pytest.mark.parametrize("name", ["epsilon", "delta", "clip_norm"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "1", True])
+def test_config_refuses_numbers(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        PrivacyConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("epsilon", 0), ("clip_norm", 0), ("delta", 1.0)])
+def test_config_refuses_ends(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        PrivacyConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_config_takes_plain_strings() -> None:
+    config = PrivacyConfig(unit="none", trust="central", delta=0, epsilon=3)  # type: ignore[arg-type]
+    assert (config.unit, config.trust) == (Unit.NONE, Trust.CENTRAL)
+    assert isinstance(config.epsilon, float)
+
+
+@pytest.mark.parametrize("trust", list(Trust))
+def test_no_protection_ignores_trust(trust: Trust) -> None:
+    assert PrivacyConfig(unit=Unit.NONE, trust=trust).trust is trust
+
+
+@pytest.mark.parametrize("trust", [Trust.CENTRAL, Trust.DISTRIBUTED])
+def test_interactions_are_protected_by_the_device(trust: Trust) -> None:
+    with pytest.raises(ConfigError, match="trust=local"):
+        PrivacyConfig(trust=trust)
+    with pytest.raises(ConfigError, match="trust=local"):
+        replace(PLAN, trust=trust)
+
+
+@pytest.mark.parametrize("trust", list(Trust))
+def test_user_unit_is_said_to_be_missing(trust: Trust) -> None:
+    words = "unit=user is not available in this version; use interaction or none"
+    with pytest.raises(ConfigError, match=words):
+        PrivacyConfig(unit=Unit.USER, trust=trust)
+    with pytest.raises(ConfigError, match=words):
+        replace(PLAN, unit=Unit.USER, trust=trust)
+
+
+@pytest.mark.parametrize("setting", ["unit", "trust", "noise"])
+@pytest.mark.parametrize("value", ["", "Local ", "os ", None, 3])
+def test_unknown_names_are_refused(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"Unknown {setting}=.*use one of"):
+        PrivacyConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "epsilon",
+        "delta",
+        "clip_norm",
+        "noise_multiplier",
+        "sampling_rate",
+        "rounds",
+        "steps_per_round",
+        "participations",
+        "expected_cohort",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, "1"])
+def test_plan_refuses_numbers(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        replace(PLAN, **{name: value})  # type: ignore[arg-type]
+
+
+def test_plan_refuses_more_participations_than_rounds() -> None:
+    with pytest.raises(ConfigError, match="participations <= 4, found 5"):
+        replace(PLAN, participations=5)
+
+
+@pytest.mark.parametrize("change", [{"epsilon": 8.0}, {"delta": 1e-5}, {"noise_multiplier": 1.0}])
+def test_unprotected_plan_may_claim_nothing(change: dict[str, float]) -> None:
+    bare = replace(PLAN, unit=Unit.NONE, epsilon=math.inf, delta=0.0, noise_multiplier=0.0)
+    with pytest.raises(ConfigError, match="unit=none"):
+        replace(bare, **change)  # type: ignore[arg-type]
