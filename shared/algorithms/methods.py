@@ -1,0 +1,107 @@
+"""The learning methods by name, and how one is made from public settings.
+
+Both ends make their half from the same settings, which travel with every order.
+"""
+
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.algorithms.averaging import Averaging, AveragingConfig
+from shared.algorithms.base import Algorithm
+from shared.algorithms.popularity import Popularity, PopularityConfig
+from shared.errors import ConfigError
+from shared.models.base import Model
+from shared.models.mf import MatrixFactorization
+from shared.models.popularity import PopularityModel
+from shared.models.zoo import MODELS
+
+__all__ = ["ALGORITHMS", "build"]
+
+
+def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, MatrixFactorization):
+        raise ConfigError("algorithm=averaging learns model=mf; choose that model.")
+    return Averaging(model=model, config=config)
+
+
+def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, PopularityModel):
+        raise ConfigError("algorithm=popularity learns model=popularity; choose that model.")
+    return Popularity(n_items=n_items, config=config)
+
+
+ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
+    "averaging": (AveragingConfig, _averaging),
+    "popularity": (PopularityConfig, _popularity),
+}
+"""Name -> (settings, maker of settings, model and catalogue size)."""
+
+
+def build(
+    model: str,
+    algorithm: str,
+    settings: Mapping[str, object],
+    n_items: int,
+    *,
+    features: NDArray[np.float64] | None = None,
+) -> Algorithm:
+    """Return the learning method that public settings describe.
+
+    Args:
+        model: A key of `MODELS`.
+        algorithm: A key of `ALGORITHMS`.
+        settings: Flat dotted settings, `model.*` and `algorithm.*`.
+        n_items: Size of the catalogue.
+        features: float64 [n_items, any], public item content; only a starting server has it.
+
+    Raises:
+        ConfigError: A name is unknown, a setting is unknown or impossible, or the two do not fit.
+    """
+    if model not in MODELS or algorithm not in ALGORITHMS:
+        raise ConfigError(f"Unknown model={model} with algorithm={algorithm}; update this device.")
+    model_config, make_model = MODELS[model]
+    algorithm_config, make_algorithm = ALGORITHMS[algorithm]
+    made = make_model(_configured(model_config, settings, "model"), n_items, features)
+    return make_algorithm(_configured(algorithm_config, settings, "algorithm"), made, n_items)
+
+
+def _configured(kind: type, settings: Mapping[str, object], prefix: str) -> Any:
+    """Build a config from the dotted settings below `prefix`."""
+    hints = typing.get_type_hints(kind)
+    parts = {name for name, hint in hints.items() if is_dataclass(hint)}
+    below = {
+        k.removeprefix(f"{prefix}."): v for k, v in settings.items() if k.startswith(f"{prefix}.")
+    }
+    unknown = [key for key in below if not _is_known(key, hints, parts)]
+    if unknown:
+        raise ConfigError(f"Unknown settings {sorted(unknown)} in {prefix}; update this device.")
+    values = {
+        name: _converted(f"{prefix}.{name}", hints[name], below[name])
+        for name in hints
+        if name in below
+    }
+    nested = {name: _configured(typing.cast(type, hints[name]), below, name) for name in parts}
+    return kind(**values, **nested)
+
+
+def _is_known(key: str, hints: Mapping[str, object], parts: set[str]) -> bool:
+    """Whether a dotted key names a setting or one of a part; a method's own name travels too."""
+    first, dot, _ = key.partition(".")
+    return first in parts if dot else key == "name" or (key in hints and key not in parts)
+
+
+def _converted(path: str, hint: object, value: object) -> object:
+    """Return a setting of the hinted type; a whole number will do for a float."""
+    if hint is float and type(value) is int:
+        return float(value)
+    choices = typing.get_args(hint)
+    if value in choices if choices else type(value) is hint:
+        return value
+    kind = hint.__name__ if isinstance(hint, type) else "another kind of value"
+    expected = " or ".join(map(repr, choices)) or kind
+    raise ConfigError(f"Expected {path}={value!r} to be {expected}; mend the settings.")

@@ -1,0 +1,36 @@
+"""The models by name: the settings each one takes and how it is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.models.base import Model
+from shared.models.mf import MatrixFactorization, MFConfig
+from shared.models.popularity import PopularityModel
+
+__all__ = ["MODELS", "PopularityModelConfig"]
+
+Features = NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PopularityModelConfig:
+    """Popularity has no settings."""
+
+
+def _mf(config: MFConfig, n_items: int, features: Features) -> Model:
+    return MatrixFactorization(n_items=n_items, config=config, features=features)
+
+
+def _popularity(config: PopularityModelConfig, n_items: int, features: Features) -> Model:
+    return PopularityModel(n_items=n_items)
+
+
+MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
+    "mf": (MFConfig, _mf),
+    "popularity": (PopularityModelConfig, _popularity),
+}
+"""Name -> (settings, maker of settings, catalogue size and public item features)."""
