@@ -1,0 +1,302 @@
+"""What answers an order: the users of one node, their histories, their ledger, their last reply.
+
+A device hosts one user, a simulation node any number; the code is the same. The order of an answer
+is the argument for its safety: stored reply first, then the checks, then the charge in the ledger,
+then the work, then the reply is stored, and only then does it leave.
+
+Guarantees:
+    A repeated order is answered with the stored reply, byte for byte; noise is never redrawn.
+    The spend is reserved before the work; a refused order leaves the device's memory untouched.
+    An owner's node refuses runs without protection and stand-ins for protective noise.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.replies import Replies
+from shared.algorithms.base import Algorithm, Cohort, Memory, State
+from shared.data.interactions import Interactions
+from shared.errors import BudgetError, ConfigError, DataError, ProtocolError
+from shared.privacy.plan import Plan, Unit
+from shared.privacy.release import expose
+from shared.protocol import (
+    Greeting,
+    Order,
+    Reply,
+    encode_reply,
+    encode_unprotected,
+    state_digest,
+)
+from shared.randomness import noise_source
+
+if TYPE_CHECKING:
+    from shared.privacy.ledger import Ledger
+
+__all__ = ["HOSTED", "Build", "Participant", "bounds", "find_participant"]
+
+Build = Callable[[str, str, Mapping[str, object], int], Algorithm]
+Ints = NDArray[np.int64]
+
+
+class Participant:
+    """The users of one node.
+
+    Args:
+        histories: Training interactions, one row a user.
+        keys: int64 [users], stable name of each user for reproducible streams and the ledger.
+        catalogue: Digest of the vocabulary of items.
+        ledger: Where spend is reserved; a protected run is refused without one.
+        replies: Where the newest reply is kept; in memory unless told otherwise.
+        simulated: A simulated population may run unprotected or with stand-in noise; a person's
+            device may not.
+        build: Makes an algorithm of its public settings; `methods.build` unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        histories: Interactions,
+        keys: Ints,
+        catalogue: str,
+        ledger: "Ledger | None" = None,
+        replies: Replies | None = None,
+        simulated: bool = False,
+        build: Build | None = None,
+    ) -> None:
+        self.histories = histories
+        self.keys = keys
+        self.catalogue = catalogue
+        self._ledger = ledger
+        self._replies = Replies() if replies is None else replies
+        self._simulated = simulated
+        self._build = _methods_build if build is None else build
+
+    @classmethod
+    def from_file(cls, path: Path, *, part: int, parts: int, **places: Any) -> Self:
+        """Read one node's share of a population file (`simulations.population`).
+
+        Args:
+            path: The .npz file.
+            part: Which share, from 0.
+            parts: Number of shares.
+            **places: `ledger` and `replies` of the node.
+
+        Raises:
+            DataError: The file cannot be read as a population.
+        """
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+            low, high = bounds(len(columns["keys"]), parts)[part : part + 2]
+            table = Interactions(
+                items=columns["items"],
+                offsets=columns["offsets"],
+                times=columns["times"],
+                weights=columns["weights"],
+                n_items=int(columns["n_items"]),
+            ).select(np.arange(low, high))
+            keys, catalogue = columns["keys"][low:high], str(columns["catalogue"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise DataError(f"Cannot read the population file {path}; write it again.") from error
+        return cls(histories=table, keys=keys, catalogue=catalogue, simulated=True, **places)
+
+    def greet(self) -> Greeting:
+        """Return what the node holds, in public numbers."""
+        return Greeting(
+            users=self.histories.n_users,
+            n_items=self.histories.n_items,
+            catalogue=self.catalogue,
+        )
+
+    def answer(self, order: Order, memory: Memory | None) -> tuple[Reply, Memory]:
+        """Answer an order.
+
+        Args:
+            order: What the server asks.
+            memory: Local tensors of all users of the node, or None before their first round.
+
+        Returns:
+            The reply, and the local tensors after the round.
+
+        Raises:
+            BudgetError: The spend cannot be reserved.
+            ConfigError: The plan is not allowed here.
+            DataError: The catalogue is another one.
+            ProtocolError: The order does not fit the model or the node.
+        """
+        if kept := self._replies.find(order.digest):
+            self._settle(kept[0], self._unanswered(order))
+            return kept
+        algorithm = self._checked(order)
+        if memory is None:
+            memory = algorithm.memory(self.keys, order.seed)
+        reservation = self._reserve(order)
+        reply, learned = self._work(algorithm, order, memory)
+        after = _merged(memory, learned, order.participants)
+        self._replies.keep(reply, after)
+        self._settle(reply, reservation)
+        return reply, after
+
+    def _checked(self, order: Order) -> Algorithm:
+        """Return the algorithm of an order that passed every check."""
+        if order.catalogue != self.catalogue:
+            raise DataError("The order's catalogue is not this node's; load the same item list.")
+        people = order.participants
+        inside = len(people) and people.min() >= 0 and people.max() < self.histories.n_users
+        if not inside or len(np.unique(people)) != len(people):
+            raise ProtocolError("The order names nobody, one user twice or users not hosted here.")
+        try:
+            settings = json.loads(order.settings)
+            algorithm = self._build(order.model, order.algorithm, settings, self.histories.n_items)
+        except (ConfigError, ValueError) as error:
+            raise ProtocolError("The order's settings make no algorithm; check the run.") from error
+        _check_tensors(order, algorithm)
+        self._check_plan(order.plan, algorithm)
+        return algorithm
+
+    def _check_plan(self, plan: Plan, algorithm: Algorithm) -> None:
+        """Refuse protection that is weaker than it says or not to be had here."""
+        if plan.unit is Unit.NONE or plan.noise != "os":
+            if not self._simulated:
+                raise ConfigError(
+                    f"unit={plan.unit} with noise={plan.noise} protects nobody: refused here."
+                )
+            if plan.unit is Unit.NONE:
+                return
+        public = (algorithm.sampling_rate, algorithm.local_steps)
+        if (plan.sampling_rate, plan.steps_per_round) != public:
+            raise ConfigError("The plan's sampling rate or steps are not the algorithm's own.")
+
+    def _reserve(self, order: Order) -> int | None:
+        """Charge the users of a protected order, unless they paid and no reply came of it."""
+        plan = order.plan
+        if plan.unit is Unit.NONE:
+            return None
+        if self._ledger is None:
+            raise BudgetError("This node keeps no ledger, so it takes no part in a private run.")
+        from shared.privacy.charges import Budget
+
+        if (paid := self._unanswered(order)) is not None:
+            return paid
+        return self._ledger.reserve(
+            run=order.run,
+            round=order.round,
+            order_digest=order.digest,
+            participants=self.keys[order.participants],
+            spend=plan.spend,
+            budget=Budget(epsilon=plan.epsilon, delta=plan.delta, planned=plan.total_spend),
+            noise=plan.noise,
+        )
+
+    def _unanswered(self, order: Order) -> int | None:
+        """Return the charge for an order for which no reply is noted, if there is one."""
+        if order.plan.unit is Unit.NONE or self._ledger is None:
+            return None
+        found = self._ledger.find(
+            run=order.run,
+            round=order.round,
+            order_digest=order.digest,
+            participants=self.keys[order.participants],
+        )
+        return found.id if found is not None and found.reply_digest is None else None
+
+    def _settle(self, reply: Reply, reservation: int | None) -> None:
+        """Note in the ledger, before a stored reply leaves, that its charge is used up."""
+        if reservation is not None and self._ledger is not None:
+            self._ledger.release(reservation, reply_digest=state_digest(reply.tensors))
+
+    def _work(self, algorithm: Algorithm, order: Order, memory: Memory) -> tuple[Reply, Memory]:
+        people, plan = order.participants, order.plan
+        cohort = Cohort(
+            histories=self.histories.select(people),
+            keys=self.keys[people],
+            memory={name: value[people] for name, value in memory.items()},
+            round=order.round,
+            seed=order.seed,
+        )
+        tensors = {name: value.astype(np.float64) for name, value in order.tensors.items()}
+        state = State(tensors=tensors, optimiser={}, round=order.round - 1)
+        if plan.unit is Unit.NONE:
+            update, learned = algorithm.contribute(state, cohort, plan)
+            return encode_unprotected(expose(update, plan), order=order), learned
+        noise = noise_source(plan.noise, order.seed)
+        release, learned = algorithm.contribute_per_interaction(state, cohort, plan, noise)
+        return encode_reply(release, order=order), learned
+
+
+def _check_tensors(order: Order, algorithm: Algorithm) -> None:
+    shapes = {name: tuple(shape) for name, shape in algorithm.model.global_shapes.items()}
+    if {name: value.shape for name, value in order.tensors.items()} != shapes:
+        raise ProtocolError("The order's tensors are not those of its model; check the catalogue.")
+    if not all(np.isfinite(value).all() for value in order.tensors.values()):
+        raise ProtocolError("The order's tensors are not all finite; the run has diverged.")
+
+
+def _merged(memory: Memory, learned: Memory, people: Ints) -> dict[str, NDArray[np.float64]]:
+    """Return the memory of all users, with the rows of the participants replaced."""
+    merged = {name: np.array(value) for name, value in memory.items()}
+    for name, value in learned.items():
+        merged[name][people] = value
+    return merged
+
+
+def _methods_build(
+    model: str, algorithm: str, settings: Mapping[str, object], n_items: int
+) -> Algorithm:
+    from shared.algorithms.methods import build
+
+    return build(model, algorithm, settings, n_items)
+
+
+def bounds(users: int, parts: int) -> list[int]:
+    """Return where each of `parts` nearly equal shares of `users` begins, and the end.
+
+    >>> bounds(7, 3)
+    [0, 3, 5, 7]
+    """
+    size, more = divmod(users, parts)
+    return [part * size + min(part, more) for part in range(parts + 1)]
+
+
+HOSTED: dict[int, Participant] = {}
+"""Participants of this process by Flower node id, for grids that live in this process."""
+
+
+def find_participant(node_id: int, node_config: Mapping[str, Any]) -> Participant:
+    """Return who answers on this node: hosted in this process, or read from a population file.
+
+    The file is named by the environment (`FEDREC_POPULATION`; `FEDREC_LEDGER` and
+    `FEDREC_REPLIES` where a run keeps them), the share by the node's `partition-id` and
+    `num-partitions`: so Flower's own simulation engine runs the same app.
+
+    Raises:
+        DataError: Neither is there.
+    """
+    if node_id in HOSTED:
+        return HOSTED[node_id]
+    path = os.environ.get("FEDREC_POPULATION")
+    if not path or "partition-id" not in node_config or "num-partitions" not in node_config:
+        raise DataError("This node hosts nobody: set FEDREC_POPULATION to a population file.")
+    part, parts = int(node_config["partition-id"]), int(node_config["num-partitions"])
+    return _from_environment(path, part, parts)
+
+
+@lru_cache(maxsize=1024)
+def _from_environment(path: str, part: int, parts: int) -> Participant:
+    ledger, replies = os.environ.get("FEDREC_LEDGER"), os.environ.get("FEDREC_REPLIES")
+    places: dict[str, Any] = {}
+    if ledger:
+        from shared.privacy.ledger import Ledger
+
+        places["ledger"] = Ledger(Path(ledger))
+    if replies:
+        places["replies"] = Replies(Path(replies) / f"{part:06d}")
+    return Participant.from_file(Path(path), part=part, parts=parts, **places)

@@ -1,0 +1,88 @@
+"""The terms of a run: what the settings come to for the population that is there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from server.census import Census, cohort_size, most_participations
+from shared.algorithms.base import Algorithm
+from shared.privacy.plan import Plan
+
+if TYPE_CHECKING:
+    from shared.config import Settings
+
+__all__ = ["Method", "Terms", "settle"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What is learned and how, as devices are told.
+
+    Attributes:
+        model: Name of the model.
+        algorithm: Name of the learning method.
+        settings: Public settings of both.
+    """
+
+    model: str
+    algorithm: str
+    settings: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What the loop waits for and how often it saves.
+
+    Attributes:
+        rounds: Rounds of the run.
+        cohort: Users asked in one round.
+        quorum: Share of those users whose replies must be accepted, in (0, 1].
+        deadline: Seconds to wait for the replies of one round.
+        checkpoint_every: Rounds between two checkpoints; the last round always has one.
+    """
+
+    rounds: int
+    cohort: int
+    quorum: float = 0.8
+    deadline: float = 600.0
+    checkpoint_every: int = 1
+
+
+def settle(settings: "Settings", census: Census) -> tuple[Method, Algorithm, Terms, Plan]:
+    """Return the method as devices are told, its server half, the terms and the plan.
+
+    Raises:
+        ConfigError: The settings cannot be had for this population.
+    """
+    from shared.algorithms.methods import build
+
+    from shared.privacy.calibration import make_plan
+
+    rooms = ("model.", "algorithm.")
+    public = {k: v for k, v in settings.to_flat().items() if k.startswith(rooms)}
+    method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=public)
+    algorithm = build(method.model, method.algorithm, public, census.n_items)
+    terms = _terms(settings, census)
+    plan = make_plan(
+        settings.privacy,
+        users=census.users,
+        rounds=terms.rounds,
+        cohort=terms.cohort,
+        participations=most_participations(
+            rounds=terms.rounds, size=terms.cohort, users=census.users
+        ),
+        sampling_rate=algorithm.sampling_rate,
+        steps_per_round=algorithm.local_steps,
+    )
+    return method, algorithm, terms, plan
+
+
+def _terms(settings: "Settings", census: Census) -> Terms:
+    training = settings.training
+    return Terms(
+        rounds=training.rounds,
+        cohort=cohort_size(users=census.users, share=training.cohort),
+        quorum=training.quorum,
+        deadline=training.deadline,
+        checkpoint_every=training.checkpoint_every,
+    )
