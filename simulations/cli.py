@@ -1,0 +1,243 @@
+"""The `fedrec` command: `simulate`, `data inspect`, `data fetch`, `version`.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 budget exhausted or consent missing,
+4 verification failed, 130 interrupted. With `--json` standard output is one JSON object; progress,
+notices and errors go to standard error. Everything heavy is imported inside the commands.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.errors import ConfigError, FedrecError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="A federated recommender that learns from histories without collecting them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Look at interactions, or obtain a known set.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+FLAGS = {
+    "dataset": "data.dataset",
+    "items": "data.items",
+    "model": "model.name",
+    "algorithm": "algorithm.name",
+    "unit": "privacy.unit",
+    "trust": "privacy.trust",
+    "epsilon": "privacy.epsilon",
+    "delta": "privacy.delta",
+    "rounds": "training.rounds",
+    "seed": "seed",
+    "users_per_node": "simulation.users_per_node",
+    "grid": "simulation.grid",
+    "protocol": "protocol",
+}
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def simulate(
+    config: Annotated[
+        Path | None, typer.Argument(help="Settings as TOML; experiments/default.toml if absent.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="ml-100k, ml-1m, synthetic, a folder or a file.")
+    ] = None,
+    items: Annotated[str | None, typer.Option(help="A file of item content.")] = None,
+    model: Annotated[str | None, typer.Option(help="What is learned.")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="How; the model's usual one if absent.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option(help="Protected: interaction or none.")] = None,
+    trust: Annotated[str | None, typer.Option(help="Who adds the noise: local.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the run.")] = None,
+    delta: Annotated[float | None, typer.Option(help="0 picks it from the users.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Most rounds of the run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Never reaches protective noise.")] = None,
+    users_per_node: Annotated[
+        int | None, typer.Option(help="1 is one Flower node a user; 0 is one a core.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="local or ray.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="leave-last-out, strong, ...")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; runs/DATASET-MODEL-TIME if absent.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Learn a recommender from a data set whose users are simulated devices."""
+    given = {key: value for key, value in locals().items() if key in FLAGS and value is not None}
+    with _reported(debug=debug):
+        from simulations.display import Display
+        from simulations.options import settings_for
+        from simulations.run import simulate as run
+
+        settings = settings_for(
+            config=config,
+            flags={FLAGS[name]: value for name, value in given.items()},
+            assignments=assign or [],
+            out=out,
+            resume=resume,
+        )
+        with Display() as display:
+            result = run(settings=settings, out=out, resume=resume, display=display)
+        if as_json:
+            _show_json(result)
+        else:
+            display.result(result)
+
+
+@data.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="A known name, a folder or a file.")],
+    items: Annotated[str | None, typer.Option(help="A file of item content.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show counts, density, popularity and lengths of histories."""
+    with _reported(debug=debug):
+        from shared.data.profile import profile
+        from shared.data.sources import load
+        from simulations.display import announce, show_profile
+
+        described = profile(load(path, items=items, announce=announce))
+        if as_json:
+            _show_json(described.as_dict())
+        else:
+            show_profile(described.as_dict())
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="ml-100k, ml-1m or synthetic.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Obtain a known data set and keep it in the cache."""
+    with _reported(debug=debug):
+        from shared.data.cache import cache_folder, obtain
+        from shared.data.sources import SOURCES, load
+        from simulations.display import announce
+
+        if name not in SOURCES:
+            raise ConfigError(f"No known data set is called {name!r}; known: {', '.join(SOURCES)}.")
+        source = SOURCES[name]
+        if source is not None:
+            obtain(source, cache_folder(None), announce)
+        dataset = load(name, announce=announce)
+        found = {
+            "name": dataset.name,
+            "users": dataset.interactions.n_users,
+            "items": dataset.interactions.n_items,
+            "interactions": len(dataset.interactions),
+            "digest": dataset.digest,
+            "synthetic": dataset.synthetic,
+        }
+        if as_json:
+            _show_json(found)
+        else:
+            typer.echo("\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"fedrec {installed('fedrec')}")
+
+
+def _show_json(value: dict[str, Any]) -> None:
+    """Print one JSON object; a number that JSON cannot hold is an error, not a NaN."""
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+@contextmanager
+def _reported(*, debug: bool) -> Iterator[None]:
+    """Turn an exception into one sentence on standard error and an exit code."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise _ended(130, "Interrupted.") from None
+    except BrokenPipeError:
+        _open_null(1)
+        raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, FedrecError):
+            raise _ended(error.exit_code, str(error)) from None
+        # The text of a foreign exception may hold a datum, so only its type is shown.
+        kind = type(error).__name__
+        raise _ended(1, f"Something failed inside fedrec ({kind}); --debug shows where.") from None
+
+
+def _ended(code: int, sentence: str) -> typer.Exit:
+    """Print one sentence on standard error and return the exit with its code."""
+    typer.echo(f"fedrec: {' '.join(sentence.split())}", err=True)
+    return typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command: the entry point of the `fedrec` script."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    _mend_streams()
+    app()
+
+
+def _mend_streams() -> None:
+    """Give closed streams the null device, and unencodable characters a substitute."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            _open_null(number)
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _open_null(number: int) -> None:
+    """Put the null device at a descriptor, so that no file opened later takes its place."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
+
+if __name__ == "__main__":
+    main()

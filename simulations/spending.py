@@ -1,0 +1,63 @@
+"""The privacy block of a result: what was asked for, what was spent, who says so."""
+
+from dataclasses import replace
+from typing import Any
+
+from shared.privacy.accounting import agree
+from shared.privacy.ledger import Ledger
+from shared.privacy.plan import Plan, Unit
+
+__all__ = ["check_claim", "most_steps", "privacy_block"]
+
+
+def check_claim(plan: Plan) -> None:
+    """Ask both accountants what the whole run will cost, before anything is spent.
+
+    Raises:
+        VerificationError: They disagree, so the run would end without a claim.
+    """
+    if plan.unit is not Unit.NONE:
+        agree((plan.total_spend,), delta=plan.delta)
+
+
+def most_steps(ledger: Ledger, plan: Plan) -> int:
+    """Return the noised steps charged to the device that was charged most; 0 for none."""
+    if plan.unit is Unit.NONE:
+        return 0
+    return int(ledger.spent(delta=plan.delta).steps.max(initial=0))
+
+
+def privacy_block(plan: Plan, *, steps: int) -> dict[str, Any]:
+    """Return the block `privacy` of a result.
+
+    Args:
+        plan: The protection of the run.
+        steps: Noised steps charged to the device that was charged most, from the ledger.
+
+    Raises:
+        VerificationError: The two accountants disagree.
+    """
+    block: dict[str, Any] = {
+        "private": plan.private,
+        "unit": str(plan.unit),
+        "trust": str(plan.trust),
+        "epsilon": None,
+        "delta": None,
+        "adjacency": None,
+        "accountant": None,
+        "second_opinion": None,
+        "noise_multiplier": plan.noise_multiplier,
+        "clip_norm": plan.clip_norm,
+        "audit": {"lower_bound": None},
+    }
+    if plan.unit is Unit.NONE or not steps:
+        return block
+    spent = replace(plan.total_spend, steps=steps)
+    agreed = agree((spent,), delta=plan.delta)
+    return block | {
+        "epsilon": agreed.epsilon,
+        "delta": agreed.delta,
+        "adjacency": agreed.adjacency,
+        "accountant": f"{agreed.accountant}; {agreed.second_accountant}",
+        "second_opinion": agreed.second_opinion,
+    }
