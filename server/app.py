@@ -14,7 +14,7 @@ from server.census import Census, greet
 from server.journal import Observer
 from server.record import Companions
 from server.rounds import run_rounds
-from server.terms import settle
+from server.terms import Features, settle
 from shared.privacy.plan import Plan
 
 __all__ = ["PLACE", "Announce", "app", "application"]
@@ -30,6 +30,7 @@ def application(
     *,
     announce: Announce | None = None,
     companions: Companions | None = None,
+    features: Features = None,
 ) -> ServerApp:
     """Return the ServerApp of one run.
 
@@ -37,6 +38,7 @@ def application(
         observer: Called after each round; True stops the run.
         announce: Told the plan and the population before the first round; may refuse by raising.
         companions: Simulated devices whose memory belongs into the server's checkpoints.
+        features: float64 [n_items, any], public item content that a model may start from.
     """
     server = ServerApp()
 
@@ -48,7 +50,7 @@ def application(
         flat = {key: value for key, value in context.run_config.items() if key not in PLACE}
         settings = Settings.from_flat(flat)
         census = greet(grid, nodes=int(place.get("nodes", 0)) or None)
-        method, algorithm, terms, plan = settle(settings, census)
+        method, algorithm, terms, plan = settle(settings, census, features)
         if announce is not None:
             announce(plan, census)
         run_rounds(

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from server.census import Census, cohort_size, most_participations
 from shared.algorithms.base import Algorithm
 from shared.privacy.plan import Plan
@@ -11,7 +14,9 @@ from shared.privacy.plan import Plan
 if TYPE_CHECKING:
     from shared.config import Settings
 
-__all__ = ["Method", "Terms", "settle"]
+__all__ = ["Features", "Method", "Terms", "settle"]
+
+Features = NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,20 +53,26 @@ class Terms:
     checkpoint_every: int = 1
 
 
-def settle(settings: "Settings", census: Census) -> tuple[Method, Algorithm, Terms, Plan]:
+def settle(
+    settings: "Settings", census: Census, features: Features = None
+) -> tuple[Method, Algorithm, Terms, Plan]:
     """Return the method as devices are told, its server half, the terms and the plan.
+
+    Args:
+        settings: Of the run.
+        census: The population that answered.
+        features: float64 [n_items, any], public item content that the server's start may use.
 
     Raises:
         ConfigError: The settings cannot be had for this population.
     """
     from shared.algorithms.methods import build
-
     from shared.privacy.calibration import make_plan
 
     rooms = ("model.", "algorithm.")
     public = {k: v for k, v in settings.to_flat().items() if k.startswith(rooms)}
     method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=public)
-    algorithm = build(method.model, method.algorithm, public, census.n_items)
+    algorithm = build(method.model, method.algorithm, public, census.n_items, features=features)
     terms = _terms(settings, census)
     plan = make_plan(
         settings.privacy,

@@ -72,7 +72,7 @@ class TrainingConfig:
         checkpoint_every: Rounds between two checkpoints; the last round always has one.
     """
 
-    rounds: int = 20
+    rounds: int = 6
     cohort: float = 1.0
     quorum: float = 0.8
     deadline: float = 600.0
@@ -269,7 +269,7 @@ def _build(kind: Any, table: object, path: str, complaints: list[str]) -> object
     before = len(complaints)
     complaints += [_unknown(_join(path, key), key, hints) for key in table if key not in hints]
     values = {
-        key: _value(hints[key], value, _join(path, key), complaints)
+        key: _value(hints[key], _completed(kind, key, value), _join(path, key), complaints)
         for key, value in table.items()
         if key in hints
     }
@@ -285,6 +285,15 @@ def _build(kind: Any, table: object, path: str, complaints: list[str]) -> object
     except (ConfigError, ValueError) as error:
         complaints.append(str(error).removesuffix("."))
         return None
+
+
+def _completed(kind: Any, key: str, value: object) -> object:
+    """Fill a partial table up from its owner's default, which may differ from its type's."""
+    factory = next(f.default_factory for f in fields(kind) if f.name == key)
+    default = None if factory is MISSING else _plain(factory())
+    return (
+        {**default, **value} if isinstance(default, dict) and isinstance(value, Mapping) else value
+    )
 
 
 def _part(table: object, path: str, complaints: list[str]) -> Part | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from client.app import app as client_app
 from server.app import application
 from server.census import Census
-from server.terms import settle
+from server.terms import Features, settle
 from shared.algorithms.base import Algorithm
 from shared.config import Settings
 from shared.data.queries import Split
@@ -60,21 +60,25 @@ class Federation:
         settings: Of the run.
         split: Training histories and validation queries.
         catalogue: Digest of the vocabulary of items.
+        features: float64 [n_items, any], public item content that a model may start from.
 
     Raises:
         ConfigError: The settings cannot be had for this population; nothing is spent or written.
     """
 
-    def __init__(self, *, settings: Settings, split: Split, catalogue: str) -> None:
+    def __init__(
+        self, *, settings: Settings, split: Split, catalogue: str, features: Features = None
+    ) -> None:
         self.settings = settings
         self.population = Population.from_interactions(split.train, catalogue=catalogue)
         self.nodes = self.population.nodes(settings.simulation.users_per_node)
         users, n_items = split.train.n_users, split.train.n_items
         census = Census(nodes={1: users}, n_items=n_items, catalogue=catalogue)
-        _, algorithm, _, plan = settle(settings, census)
+        _, algorithm, _, plan = settle(settings, census, features)
         self.algorithm: Algorithm = algorithm
         self.plan: Plan = plan
         self._queries = split.validation
+        self._features = features
 
     def learn(self, *, out: Path, resume: bool, display: Display, meter: Meter) -> Learned:
         """Run the rounds.
@@ -106,7 +110,7 @@ class Federation:
                 display=display,
                 meter=meter,
             )
-            server_app = application(watch, companions=watch)
+            server_app = application(watch, companions=watch, features=self._features)
             config = self._run_config(out, resume)
             meter.go()
             if local:

@@ -28,7 +28,8 @@ def settings_for(
     """Compose the settings of `fedrec simulate`.
 
     Args:
-        config: A TOML file; the packaged `experiments/default.toml` if absent.
+        config: A TOML file; if absent the packaged `experiments/default.toml`, or `open.toml`
+            when an option asks for unit=none.
         flags: Dotted key -> value of the named options that were given.
         assignments: Texts "a.b=c" of `--set`.
         out: Run directory.
@@ -44,7 +45,7 @@ def settings_for(
     if stored is not None and config is None:
         table = stored.to_table()
     else:
-        table = read_toml(config if config is not None else _default())
+        table = read_toml(config if config is not None else _default(flags, assignments))
     _change_method(table, flags)
     for text in assignments:
         place(table, *assignment(text))
@@ -117,9 +118,14 @@ def settings_of(out: Path) -> Settings:
     return Settings.from_table(table, source=str(path))
 
 
-def _default() -> Path:
-    """Return the packaged settings of a run without a file."""
-    return Path(__file__).parent / "experiments" / "default.toml"
+def _default(flags: Mapping[str, object], assignments: Sequence[str]) -> Path:
+    """Return the packaged settings of a run without a file.
+
+    What learns well under noise and what learns well without are different settings.
+    """
+    asked = dict(assignment(text) for text in assignments) | dict(flags)
+    name = "open.toml" if asked.get("privacy.unit") == "none" else "default.toml"
+    return Path(__file__).parent / "experiments" / name
 
 
 def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:

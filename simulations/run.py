@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Settings
+from shared.data.features import content_features
 from shared.data.interactions import Interactions
 from shared.data.queries import Queries, Split
 from shared.data.sources import Dataset, load
@@ -82,7 +83,13 @@ def simulate(
     if not resume:
         vacant(place)
     job = _load(settings, display)
-    federation = Federation(settings=settings, split=job.split, catalogue=job.dataset.items.digest)
+    content = job.dataset.content
+    federation = Federation(
+        settings=settings,
+        split=job.split,
+        catalogue=job.dataset.items.digest,
+        features=None if content is None else content_features(content),
+    )
     check_claim(federation.plan)
     prepare(place, manifest(settings, dataset=_dataset_block(job)), resume=resume)
     display.announce(f"run directory: {place}")

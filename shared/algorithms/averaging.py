@@ -64,15 +64,15 @@ class AveragingConfig:
 
     local_steps: int = 1
     sampling_rate: float = 1.0
-    negatives: int = 4
+    negatives: int = 1
     negative_weight: float = 1.0
     examples: float = 100.0
-    local: OptimiserConfig = field(default_factory=OptimiserConfig)
+    local: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=10.0))
     user_rate: float = 1.0
-    bias_rate: float = 1.0
-    user_scale: float = 1.0
-    bias_scale: float = 1.0
-    server: OptimiserConfig = field(default_factory=OptimiserConfig)
+    bias_rate: float = 0.25
+    user_scale: float = 0.3
+    bias_scale: float = 0.5
+    server: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=40.0))
     denoise: bool = True
     engine: Literal["auto", "opacus", "vectorised"] = "auto"
 

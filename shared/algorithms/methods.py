@@ -5,7 +5,7 @@ Both ends make their half from the same settings, which travel with every order.
 
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,13 @@ def build(
         raise ConfigError(f"Unknown model={model} with algorithm={algorithm}; update this device.")
     model_config, make_model = MODELS[model]
     algorithm_config, make_algorithm = ALGORITHMS[algorithm]
-    made = make_model(_configured(model_config, settings, "model"), n_items, features)
-    return make_algorithm(_configured(algorithm_config, settings, "algorithm"), made, n_items)
+    made = make_model(_configured(model_config(), settings, "model"), n_items, features)
+    return make_algorithm(_configured(algorithm_config(), settings, "algorithm"), made, n_items)
 
 
-def _configured(kind: type, settings: Mapping[str, object], prefix: str) -> Any:
-    """Build a config from the dotted settings below `prefix`."""
-    hints = typing.get_type_hints(kind)
+def _configured(base: Any, settings: Mapping[str, object], prefix: str) -> Any:
+    """Return the config `base` with the dotted settings below `prefix` in place of its own."""
+    hints = typing.get_type_hints(type(base))
     parts = {name for name, hint in hints.items() if is_dataclass(hint)}
     below = {
         k.removeprefix(f"{prefix}."): v for k, v in settings.items() if k.startswith(f"{prefix}.")
@@ -85,8 +85,8 @@ def _configured(kind: type, settings: Mapping[str, object], prefix: str) -> Any:
         for name in hints
         if name in below
     }
-    nested = {name: _configured(typing.cast(type, hints[name]), below, name) for name in parts}
-    return kind(**values, **nested)
+    nested = {name: _configured(getattr(base, name), below, name) for name in parts}
+    return replace(base, **values, **nested)
 
 
 def _is_known(key: str, hints: Mapping[str, object], parts: set[str]) -> bool:

@@ -39,7 +39,8 @@ class MFConfig:
         dim: Coordinates of a vector.
         init: Start of the item table: "normal", "xavier" (uniform, Glorot & Bengio 2010), or
             "content": principal axes of public item content where the catalogue has any.
-        init_scale: Standard deviation of a coordinate ("xavier" fixes its own).
+        init_scale: Standard deviation of a normal coordinate ("xavier" fixes its own).
+        content_scale: Factor of the principal axes of 0/1 item features.
         start_bias: Bias of every item before the first round.
         half_life: Events after which an item of the history weighs half when the user vector is
             fitted for scoring; 0 weighs all alike.
@@ -50,16 +51,18 @@ class MFConfig:
         ConfigError: A number is out of range.
     """
 
-    dim: int = 16
+    dim: int = 20
     init: Literal["normal", "xavier", "content"] = "content"
     init_scale: float = 0.1
-    start_bias: float = 0.0
+    content_scale: float = 0.7
+    start_bias: float = -2.5
     half_life: float = 5.0
     ridge: float = 1.0
     negatives: float = 4.0
 
     def __post_init__(self) -> None:
-        positive = {"dim": self.dim, "init_scale": self.init_scale, "ridge": self.ridge}
+        names = ("dim", "init_scale", "content_scale", "ridge")
+        positive = {name: getattr(self, name) for name in names}
         wrong = [f"model.{name}={value} > 0" for name, value in positive.items() if not value > 0]
         least = {"half_life": self.half_life, "negatives": self.negatives}
         wrong += [f"model.{name}={value} >= 0" for name, value in least.items() if not value >= 0]
@@ -102,7 +105,7 @@ class MatrixFactorization:
         else:
             items = rng.normal(0.0, self.config.init_scale, shape)
         if self.config.init == "content" and self.features is not None:
-            axes = _principal_axes(self.features, self.config.dim) * self.config.init_scale
+            axes = _principal_axes(self.features, self.config.dim) * self.config.content_scale
             items[:, : axes.shape[1]] = axes
         return {"items": items, "bias": np.full(self.n_items, self.config.start_bias)}
 
@@ -120,8 +123,8 @@ class MatrixFactorization:
         """Fit user vectors with the shared tensors frozen (Newton's method, bounded steps).
 
         Minimises, for each user, the logistic loss of the history's items, weighted by recency,
-        against the rest of the catalogue, whose weight in all is `negatives` times that of the
-        history, plus `ridge` / 2 times the squared norm.
+        against each unseen item with `negatives` / n_items of the history's whole weight, plus
+        `ridge` / 2 times the squared norm.
 
         Returns:
             float64 [rows, dim].

@@ -59,7 +59,7 @@ class PrivacyConfig:
     trust: Trust = Trust.LOCAL
     epsilon: float = 8.0
     delta: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float = 0.3
     noise: str = "os"
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ output of a privacy mechanism and may travel; only this room makes one. `Unprote
 sum of a run with `unit = none`; it has its own encoder, which checks that the plan says so.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,7 +42,7 @@ class Rows:
         places = csr_array(
             (np.ones(count), self.index, np.arange(count + 1)), shape=(count, self.shape[0])
         )
-        dense = places.T @ self.values.reshape(count, -1)
+        dense = places.T @ self.values.reshape(count, math.prod(self.shape[1:]))
         return np.asarray(dense, dtype=np.float64).reshape(self.shape)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 """Settings: one key a thing, everything wrong at once, and there and back without loss."""
 
 from pathlib import Path
@@ -203,3 +205,9 @@ def test_any_table_gives_settings_or_one_sentence(table: dict[str, Any]) -> None
     except ConfigError:
         return
     assert isinstance(settings, Settings)
+
+
+def test_a_partial_nested_table_keeps_the_rest_of_the_default() -> None:
+    whole = Settings.from_table({}).algorithm.settings
+    some = Settings.from_table({"algorithm": {"server": {"momentum": 0.5}}}).algorithm.settings
+    assert some.server == replace(whole.server, momentum=0.5)

@@ -62,7 +62,7 @@ def test_packing_does_not_change_the_draws():
     parts = [
         drawn_for(training.select(np.array([u])), sizes[[u]], names=[u]).tolist() for u in range(4)
     ]
-    assert sum(parts, []) == whole.tolist()
+    assert [item for part in parts for item in part] == whole.tolist()
     assert drawn_for(training, sizes, seed=1).tolist() != whole.tolist()
 
 
