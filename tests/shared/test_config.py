@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 """Settings: one key a thing, everything wrong at once, and there and back without loss."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -1,6 +1,6 @@
-from dataclasses import replace
-
 """How settings that travel with an order become a learning method."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_dotted_settings_reach_their_part() -> None:
         local_steps=3,
         denoise=False,
         server=OptimiserConfig(name="adam", rate=0.02),
-        local=OptimiserConfig(schedule="cosine"),
+        local=OptimiserConfig(rate=10.0, schedule="cosine"),
     )
 
 
