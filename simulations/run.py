@@ -26,7 +26,7 @@ from simulations.display import Display
 from simulations.federation import Federation, Learned
 from simulations.spending import check_claim, privacy_block
 
-__all__ = ["simulate"]
+__all__ = ["measure", "simulate"]
 
 Floats = NDArray[np.float64]
 Scorer = Callable[[Interactions], Floats]
@@ -64,11 +64,29 @@ def simulate(
 ) -> dict[str, Any]:
     """Run a simulated federation and return the content of `result.json`.
 
+    A finished run that is resumed returns the result it has. Arguments and errors are those of
+    `measure`.
+    """
+    if resume and out is not None and (out / "result.json").exists():
+        return read_json(out / "result.json")
+    _, result = measure(settings=settings, out=out, resume=resume, display=display)
+    return result
+
+
+def measure(
+    *, settings: Settings, out: Path | None, resume: bool, display: Display
+) -> tuple[dict[str, Scores], dict[str, Any]]:
+    """Run a simulated federation, write its run directory and return what was measured.
+
     Args:
         settings: Of the run.
         out: Run directory; a name with the time if absent.
-        resume: Go on with the run in `out`; one that is finished returns its result.
+        resume: Go on with the run in `out`.
         display: Where progress and notices are shown.
+
+    Returns:
+        Scores of every user asked ("test" is the model's, the baselines have their names), and
+        the content of `result.json`.
 
     Raises:
         InputError: Settings or data cannot be used; the run directory is untouched.
@@ -78,8 +96,6 @@ def simulate(
     """
     meter = Meter()
     place = out if out is not None else default_name(settings, now=time.time())
-    if resume and (place / "result.json").exists():
-        return read_json(place / "result.json")
     if not resume:
         vacant(place)
     job = _load(settings, display)
@@ -99,9 +115,10 @@ def simulate(
     except KeyboardInterrupt:
         display.announce(f"To go on: fedrec simulate --resume --out {place}")
         raise
-    result = _result(job, federation, learned, place, meter)
+    scores = _scores(job, federation, learned)
+    result = _result(job, federation, learned, scores, meter)
     write_json(place / "result.json", result)
-    return result
+    return scores, result
 
 
 def _load(settings: Settings, display: Display) -> _Job:
@@ -140,18 +157,27 @@ def _check_cut_offs(config: EvaluationConfig, n_items: int) -> None:
         )
 
 
+def _scores(job: _Job, federation: Federation, learned: Learned) -> dict[str, Scores]:
+    """Measure the model and its baselines, each on the same users."""
+    scorers = {
+        "test": _scorer(federation.algorithm.model, learned.tensors),
+        "popularity": _popularity(job.popularity),
+    }
+    if job.settings.privacy.unit is not Unit.NONE:
+        scorers["private_popularity"] = _private_popularity(job)
+    return {name: job.measure(score, job.split.test) for name, score in scorers.items()}
+
+
 def _result(
-    job: _Job, federation: Federation, learned: Learned, place: Path, meter: Meter
+    job: _Job,
+    federation: Federation,
+    learned: Learned,
+    scores: dict[str, Scores],
+    meter: Meter,
 ) -> dict[str, Any]:
-    """Measure the model and its baselines and put the answer together."""
+    """Put the answer together."""
     settings, plan = job.settings, federation.plan
     ours = _scorer(federation.algorithm.model, learned.tensors)
-    private = _private_popularity(job)
-    scores = {
-        "test": job.measure(ours, job.split.test),
-        "popularity": job.measure(_popularity(job.popularity), job.split.test),
-        "private_popularity": private and job.measure(private, job.split.test),
-    }
     rounds, times = learned.rounds, min(learned.rounds, plan.participations)
     return {
         "dataset": _dataset_block(job),
@@ -162,8 +188,8 @@ def _result(
         "seed": settings.seed,
         "test": _block(scores["test"]),
         "validation": _block(job.measure(ours, job.split.validation)),
-        "baselines": {name: _block(scores[name]) for name in BASELINES},
-        "privacy": privacy_block(plan, steps=learned.steps),
+        "baselines": {name: _block(scores.get(name)) for name in BASELINES},
+        "privacy": privacy_block(plan, steps=learned.steps, head=learned.head),
         "cost": {
             "seconds": meter.seconds,
             "client_updates_per_core_second": meter.updates_per_core_second,
@@ -171,17 +197,18 @@ def _result(
             "bytes_down_per_user": learned.bytes_down * times,
             "peak_rss_mb": peak_rss_mb(),
         },
-        "confidence": {name: one and one.intervals() for name, one in scores.items()},
+        "confidence": {
+            name: scores[name].intervals() if name in scores else None
+            for name in ("test", *BASELINES)
+        },
     }
 
 
 BASELINES = ("popularity", "private_popularity")
 
 
-def _private_popularity(job: _Job) -> Scorer | None:
+def _private_popularity(job: _Job) -> Scorer:
     """Release counts once, through the same grid, under the same unit, trust and epsilon."""
-    if job.settings.privacy.unit is Unit.NONE:
-        return None
     table = job.settings.to_table()
     table |= {"model": {"name": "popularity"}, "algorithm": {"name": "popularity"}}
     table["training"] |= {"rounds": 1, "cohort": 1.0}
