@@ -136,7 +136,7 @@ class Participant:
             self._settle(kept[0], self._unanswered(order))
             return kept
         algorithm = self._checked(order)
-        if memory is None:
+        if memory is None or not all(np.isfinite(value).all() for value in memory.values()):
             memory = algorithm.memory(self.keys, order.seed)
         reservation = self._reserve(order)
         reply, learned = self._work(algorithm, order, memory)

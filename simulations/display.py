@@ -115,7 +115,7 @@ def show_result(result: Result, out: Console) -> None:
         for row in zip(*(column.cells for column in table.columns), strict=True):
             pairs = zip(table.columns[1:], row[1:], strict=True)
             out.print(f"{row[0]}: " + ", ".join(f"{c.header} {cell}" for c, cell in pairs))
-    for line in _facts(result):
+    for line in [*_worth(result), *_facts(result)]:
         out.print(escape(line))
     for line in protection(result["privacy"]):
         out.print()
@@ -143,6 +143,17 @@ def _scores(result: Result, sign: str) -> Table:
     for label, (scores, intervals) in rows.items():
         table.add_row(label, *(_cell(scores[name], intervals.get(name), sign) for name in shown))
     return table
+
+
+def _worth(result: Result) -> list[str]:
+    """Say that a private model is not worth its budget: simple counts do as well for the same."""
+    floor = result["baselines"]["private_popularity"]
+    if floor is None or result["test"]["ndcg@10"] > floor["ndcg@10"]:
+        return []
+    return [
+        "FAILED: at this budget popularity from private counts recommends as well or better; use "
+        "--model popularity."
+    ]
 
 
 def _cell(value: float, interval: list[float] | None, sign: str) -> str:

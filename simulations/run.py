@@ -112,11 +112,11 @@ def measure(
     display.begin(settings.training.rounds)
     try:
         learned = federation.learn(out=place, resume=resume, display=display, meter=meter)
+        scores = _scores(job, federation, learned)
+        result = _result(job, federation, learned, scores, meter)
     except KeyboardInterrupt:
         display.announce(f"To go on: fedrec simulate --resume --out {place}")
         raise
-    scores = _scores(job, federation, learned)
-    result = _result(job, federation, learned, scores, meter)
     write_json(place / "result.json", result)
     return scores, result
 

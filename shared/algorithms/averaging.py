@@ -125,14 +125,13 @@ class Averaging:
         """Return each user's change of the rows it touched, and the users' new vectors."""
         slots, batches = self._draw(cohort, None)
         start = tables = _copy(state, cohort, slots)
-        counts = np.bincount(cohort.histories.users, minlength=cohort.histories.n_users)
-        share = self.config.sampling_rate * np.maximum(counts, 1)[:, None]
         done, steps = (cohort.round - 1) * len(batches), plan.rounds * len(batches)
         moments: Mapping[str, Array] = {}
         for step, batch in enumerate(batches, start=1):
             found = gradients(tables, slots, batch, negative_weight=self.config.negative_weight)
+            size = np.bincount(batch.owner, minlength=cohort.histories.n_users)
             scaled = {
-                "user": self.config.user_rate * found["user"] / share,
+                "user": self.config.user_rate * found["user"] / np.maximum(size, 1)[:, None],
                 "items": found["items"] / self.config.examples,
                 "bias": self.config.bias_rate * found["bias"] / self.config.examples,
             }

@@ -41,11 +41,9 @@ def unmet_items(chances: Floats, *, owner: Ints, training: Interactions) -> Ints
         owner: int64 [draws], row of `training` that each draw is for.
         training: Training interactions, one row a user.
 
-    Raises:
-        ValueError: A user who draws has met the whole catalogue.
-
     Guarantees:
         held out item can be drawn: only training items are avoided.
+        a user who met everything draws from the whole catalogue: no history makes a device fail.
     """
     n = training.n_items
     met = np.unique(training.users * n + training.items)
@@ -53,10 +51,8 @@ def unmet_items(chances: Floats, *, owner: Ints, training: Interactions) -> Ints
     counts = np.bincount(user, minlength=training.n_users)
     starts = np.cumsum(counts) - counts
     left = (n - counts)[owner]
-    if np.any(left <= 0):
-        raise ValueError("Expected every user to leave an item of the catalogue unmet.")
     # How many unmet items lie below each met one; sorted within a user, distinct users apart.
     unmet_below = user * (n + 1) + items - (np.arange(len(met)) - starts[user])
-    nth = np.minimum((chances * left).astype(np.int64), left - 1)
+    nth = np.clip((chances * left).astype(np.int64), 0, left - 1)
     met_below = np.searchsorted(unmet_below, owner * (n + 1) + nth, side="right") - starts[owner]
-    return nth + met_below
+    return np.where(left > 0, nth + met_below, uniform_items(chances, n_items=n))

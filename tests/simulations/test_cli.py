@@ -260,7 +260,7 @@ def test_closed_standard_output(events_file: Path) -> None:
 def test_interrupt_ends_with_130(tmp_path: Path, words: list[str]) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "simulations.cli", *words, "--unit", "none"]
-    command += ["--set", "training.rounds=100000", "--out", str(out)]
+    command += ["--rounds", "100000", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: S603
     try:
         end = time.monotonic() + 60

@@ -99,11 +99,11 @@ def test_draws_ignore_data():
     assert set(uniform_items(many, n_items=3).tolist()) == {0, 1, 2}
 
 
-def test_a_user_who_met_everything_is_refused():
+def test_a_user_who_met_everything_draws_from_the_whole_catalogue():
     training = Interactions.from_histories([[0, 1, 1, 0], [0]], n_items=2)
-    with pytest.raises(ValueError, match="unmet"):
-        drawn_for(training, np.array([1, 1]))
-    assert drawn_for(training, np.array([0, 3])).tolist() == [1, 1, 1]
+    drawn = drawn_for(training, np.array([60, 3]))
+    assert set(drawn[:60].tolist()) == {0, 1}
+    assert drawn[60:].tolist() == [1, 1, 1]
 
 
 def counter_only_hit_rate(sampler, *, rounds=50, users=200, n_items=400, length=20):
