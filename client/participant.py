@@ -25,12 +25,14 @@ from client.replies import Replies
 from shared.algorithms.base import Algorithm, Cohort, Memory, State
 from shared.data.interactions import Interactions
 from shared.errors import BudgetError, ConfigError, DataError, ProtocolError
-from shared.privacy.plan import Plan, Unit
-from shared.privacy.release import expose
+from shared.privacy.gaussian import privatise
+from shared.privacy.plan import Plan, Trust, Unit
+from shared.privacy.release import LocalUpdate, clip, entrust, expose
 from shared.protocol import (
     Greeting,
     Order,
     Reply,
+    encode_entrusted,
     encode_reply,
     encode_unprotected,
     state_digest,
@@ -171,6 +173,8 @@ class Participant:
                 )
             if plan.unit is Unit.NONE:
                 return
+        if plan.unit is Unit.USER:
+            return
         public = (algorithm.sampling_rate, algorithm.local_steps)
         if (plan.sampling_rate, plan.steps_per_round) != public:
             raise ConfigError("The plan's sampling rate or steps are not the algorithm's own.")
@@ -224,12 +228,25 @@ class Participant:
         )
         tensors = {name: value.astype(np.float64) for name, value in order.tensors.items()}
         state = State(tensors=tensors, optimiser={}, round=order.round - 1)
-        if plan.unit is Unit.NONE:
+        if plan.unit is not Unit.INTERACTION:
             update, learned = algorithm.contribute(state, cohort, plan)
-            return encode_unprotected(expose(update, plan), order=order), learned
+            return _encoded(update, order, first=int(cohort.keys[0])), learned
         noise = noise_source(plan.noise, order.seed)
         release, learned = algorithm.contribute_per_interaction(state, cohort, plan, noise)
         return encode_reply(release, order=order), learned
+
+
+def _encoded(update: LocalUpdate, order: Order, *, first: int) -> Reply:
+    """Protect whole contributions as the plan says, and encode what comes of it."""
+    plan = order.plan
+    if plan.unit is Unit.NONE:
+        return encode_unprotected(expose(update, plan), order=order)
+    clipped = clip(update, clip_norm=plan.clip_norm)
+    if plan.trust is Trust.CENTRAL:
+        return encode_entrusted(entrust(clipped, plan), order=order)
+    noise = noise_source(plan.noise, order.seed)
+    release = privatise(clipped, plan, noise, keys=("user", order.round, first))
+    return encode_reply(release, order=order)
 
 
 def _check_tensors(order: Order, algorithm: Algorithm) -> None:

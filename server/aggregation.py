@@ -5,12 +5,14 @@ weigh itself. A bad reply is quarantined with a reason code and the round goes o
 
 Guarantees:
     The total is the sum of exactly the accepted replies; a quarantined one leaves no trace in it.
+    Where the server adds the noise, no reply weighs more than its users' clip norms together.
     One reply a node: a second one is dropped, whatever the first one was.
     An exact-zero total is a total like any other; nothing is divided by it.
 
 Source: facts on poisoned aggregators (Baruch et al. 2019; MC1-MC5 of the fault catalogue).
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.privacy.gaussian import ROUNDING
+from shared.privacy.plan import Trust, Unit
 from shared.protocol import Order, Refusal, Reply, wire_type
 
 __all__ = ["MAGNITUDE", "Expected", "Tally"]
@@ -37,6 +41,7 @@ class Expected:
         users: Users who were asked.
         kind: Number type of the tensors.
         shapes: Name and shape of every tensor; no other is allowed.
+        norm: Largest L2 norm of the whole reply, where it is clipped and not noised; else inf.
     """
 
     run: str
@@ -45,6 +50,7 @@ class Expected:
     users: int
     kind: np.dtype[np.floating]
     shapes: Mapping[str, tuple[int, ...]]
+    norm: float = math.inf
 
     @classmethod
     def from_order(cls, order: Order) -> "Expected":
@@ -56,6 +62,7 @@ class Expected:
             users=len(order.participants),
             kind=wire_type(order.plan),
             shapes={name: value.shape for name, value in order.tensors.items()},
+            norm=_largest_norm(order),
         )
 
     def fault(self, reply: Reply) -> str | None:
@@ -68,7 +75,11 @@ class Expected:
             return "users"
         if set(reply.tensors) != set(self.shapes):
             return "names"
-        return next(filter(None, map(self._tensor_fault, self.shapes, _values(self, reply))), None)
+        values = _values(self, reply)
+        if fault := next(filter(None, map(self._tensor_fault, self.shapes, values)), None):
+            return fault
+        squares = sum(float(np.square(value, dtype=np.float64).sum()) for value in values)
+        return "norm" if math.sqrt(squares) > self.norm else None
 
     def _tensor_fault(self, name: str, value: NDArray[np.floating]) -> str | None:
         if value.shape != self.shapes[name]:
@@ -85,6 +96,14 @@ class Expected:
 
 def _values(expected: Expected, reply: Reply) -> list[NDArray[np.floating]]:
     return [reply.tensors[name] for name in expected.shapes]
+
+
+def _largest_norm(order: Order) -> float:
+    """The bound of a clipped sum; a noised or unprotected one has none."""
+    plan = order.plan
+    if (plan.unit, plan.trust) != (Unit.USER, Trust.CENTRAL):
+        return math.inf
+    return len(order.participants) * plan.clip_norm * ROUNDING
 
 
 class Tally:

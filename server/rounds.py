@@ -26,7 +26,8 @@ from server.record import Companions, Record
 from server.terms import Method, Terms
 from shared.algorithms.base import Algorithm, State
 from shared.errors import RunError
-from shared.privacy.plan import Plan, Unit
+from shared.privacy.gaussian import privatise_total
+from shared.privacy.plan import Plan, Trust, Unit
 from shared.protocol import (
     Order,
     canonical,
@@ -36,6 +37,7 @@ from shared.protocol import (
     read_reply,
     state_digest,
 )
+from shared.randomness import noise_source
 
 __all__ = ["run_rounds"]
 
@@ -105,7 +107,9 @@ def run_rounds(
         stop = observer is not None and observer(report)
         last = stop or state.round == terms.rounds
         if record is not None:
-            record.keep(run, report, save=last or state.round % terms.checkpoint_every == 0)
+            # A round is noised once: what the next order shows must survive a crash.
+            save = last or loop.noises or state.round % terms.checkpoint_every == 0
+            record.keep(run, report, save=save)
         if stop:
             break
     return state
@@ -179,7 +183,23 @@ class _Loop:
                 f"fewer than its quorum of {needed} ({_counted(tally.quarantined)}); mend the "
                 "devices and resume."
             )
+        if self.noises and not tally.exhausted:
+            tally.total = self._noised(tally, base.round)
         return tally
+
+    @property
+    def noises(self) -> bool:
+        """Whether this server is the one that is trusted to add the noise."""
+        return self._plan.unit is Unit.USER and self._plan.trust is Trust.CENTRAL
+
+    def _noised(self, tally: Tally, round_: int) -> dict[str, NDArray[np.float64]]:
+        """Replace the sum of clipped contributions by its one release."""
+        source = noise_source(self._plan.noise, self._order.seed)
+        keys = ("central", round_)
+        release = privatise_total(
+            tally.total, users=tally.users, plan=self._plan, noise=source, keys=keys
+        )
+        return dict(release.tensors)
 
     def report(self, state: State, tally: Tally, *, seconds: float) -> RoundReport:
         """Return what an observer sees."""

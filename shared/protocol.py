@@ -6,11 +6,13 @@ with an opaque code. Reading is strict: the schema version, the exact keys and t
 declared size of every tensor against its bytes, before anything is allocated.
 
 Tensors travel as raw little-endian numbers. Everything a device sends in a private run is float32:
-rounding after the noise is post-processing. Without protective noise replies are float64, so that
-the packing of users into nodes does not show in the model.
+rounding after the noise is post-processing, and where a trusted server adds the noise, its scale
+covers the rounding (`shared.privacy.gaussian.ROUNDING`). Without protective noise replies are
+float64, so that the packing of users into nodes does not show in the model.
 
-Only `encode_reply` and `encode_unprotected` make a `Reply`; both are type errors for a
-`LocalUpdate`. A reply holds no count, loss, metric or text that is not a field of `Reply`.
+Only `encode_reply`, `encode_entrusted` and `encode_unprotected` make a `Reply`; all are type
+errors for a `LocalUpdate` or a `ClippedUpdate`. A reply holds no count, loss, metric or text that
+is not a field of `Reply`.
 """
 
 import hashlib
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigError, ProtocolError
 from shared.privacy.plan import Plan, Trust, Unit
-from shared.privacy.release import Release, Unprotected
+from shared.privacy.release import Entrusted, Release, Unprotected, check_entrusted
 
 __all__ = [
     "SCHEMA",
@@ -37,6 +39,7 @@ __all__ = [
     "Refusal",
     "Reply",
     "canonical",
+    "encode_entrusted",
     "encode_reply",
     "encode_unprotected",
     "greeting_records",
@@ -127,7 +130,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Reply:
-    """What a node answers: made by `encode_reply` and `encode_unprotected` alone.
+    """What a node answers: made by the `encode_` functions alone.
 
     Attributes:
         run: Name of the run.
@@ -175,11 +178,26 @@ def encode_reply(release: Release, *, order: Order) -> Reply:
     """Make the reply of a protected round.
 
     Raises:
-        ProtocolError: The order is not one of a protected run.
+        ProtocolError: The order is not one of a run in which devices add the noise.
     """
     if order.plan.unit is Unit.NONE:
         raise ProtocolError("Expected unit=none to send plain sums, found a release: check plan.")
+    if order.plan.trust is Trust.CENTRAL:
+        raise ProtocolError("Expected clipped sums for trust=central, found a release: check plan.")
     return _reply(order, release.tensors, users=release.users, private=release.private)
+
+
+def encode_entrusted(sums: Entrusted, *, order: Order) -> Reply:
+    """Make the reply of a round whose noise a trusted server adds; it is clipped, not noised.
+
+    Raises:
+        ProtocolError: The plan of the order does not trust the server.
+    """
+    try:
+        check_entrusted(order.plan)
+    except ConfigError as error:
+        raise ProtocolError(str(error)) from None
+    return _reply(order, sums.tensors, users=sums.users, private=False)
 
 
 def encode_unprotected(sums: Unprotected, *, order: Order) -> Reply:

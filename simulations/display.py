@@ -208,8 +208,9 @@ def protection(privacy: Mapping[str, Any]) -> list[str]:
         "distributed": "from everyone, the server too, while enough devices are honest",
         "central": "from everyone but the server",
     }[privacy["trust"]]
+    seen = "the server published" if privacy["trust"] == "central" else "a device sent"
     lines += [
-        f"Protected: {whole}, {trusted}. Who sees all that a device sent over the run and knows "
+        f"Protected: {whole}, {trusted}. Who sees all that {seen} over the run and knows "
         f"everything else can guess whether it is there right at most {_odds(privacy)} times "
         "of 100 (50 is a coin toss).",
         "Not protected: who took part and when, the catalogue, settings chosen by looking at "

@@ -160,6 +160,32 @@ def private_plan(
     )
 
 
+def user_plan(
+    *,
+    trust: Trust,
+    rounds: int = 3,
+    cohort: int = 6,
+    noise: str = "os",
+    sigma: float = 2.0,
+    clip_norm: float = 1.0,
+) -> Plan:
+    """A plan that hides a person's whole history."""
+    return Plan(
+        unit=Unit.USER,
+        trust=trust,
+        epsilon=8.0,
+        delta=1e-5,
+        clip_norm=clip_norm,
+        noise_multiplier=sigma,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        participations=rounds,
+        rounds=rounds,
+        expected_cohort=cohort,
+        noise=noise,
+    )
+
+
 def made_population(users: int = 6, items: int = 8) -> Population:
     """Histories of 1 to 5 items each."""
     rng = stream(5, "counting population")

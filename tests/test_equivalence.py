@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import federate, made_population, private_plan
+from counting import federate, made_population, private_plan, user_plan
 
 from server.terms import Method
 from shared.algorithms.base import State
 from shared.algorithms.methods import ALGORITHMS, build
 from shared.privacy.ledger import Ledger
-from shared.privacy.plan import Unit
+from shared.privacy.plan import Plan, Trust, Unit
 
 METHODS = {
     "averaging": Method(
@@ -59,6 +59,13 @@ def test_packing_does_not_show_in_any_algorithm(name: str, unit: Unit, tmp_path:
     compare(METHODS[name], unit, tmp_path)
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("trust", [Trust.CENTRAL, Trust.LOCAL])
+def test_packing_does_not_show_in_whole_users(name: str, trust: Trust, tmp_path: Path) -> None:
+    made = user_plan(trust=trust, cohort=12, noise="off", clip_norm=0.1)
+    compare(METHODS[name], Unit.USER, tmp_path, run_plan=made)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 def test_devices_with_opacus_are_the_packed_run(tmp_path: Path) -> None:
@@ -67,10 +74,10 @@ def test_devices_with_opacus_are_the_packed_run(tmp_path: Path) -> None:
     compare(replace(averaging, settings=settings), Unit.INTERACTION, tmp_path)
 
 
-def compare(method: Method, unit: Unit, tmp_path: Path) -> None:
+def compare(method: Method, unit: Unit, tmp_path: Path, *, run_plan: Plan | None = None) -> None:
     population = made_population(12, 20)
     made = build(method.model, method.algorithm, method.settings, 20)
-    plan = private_plan(
+    plan = run_plan or private_plan(
         cohort=12,
         noise="off",
         sigma=9.0,
@@ -82,7 +89,7 @@ def compare(method: Method, unit: Unit, tmp_path: Path) -> None:
             federate(
                 population,
                 nodes=nodes,
-                run_plan=plan if unit is Unit.INTERACTION else None,
+                run_plan=None if unit is Unit.NONE else plan,
                 ledger=ledger,
                 method=method,
                 make=build,

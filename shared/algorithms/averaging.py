@@ -26,7 +26,7 @@ from shared.algorithms.optimisers import OptimiserConfig, descend, learning_rate
 from shared.algorithms.private_training import Descent, descend_together, release
 from shared.errors import ConfigError
 from shared.models.mf import MatrixFactorization
-from shared.privacy.plan import Plan, Unit
+from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.release import LocalUpdate, Release
 from shared.randomness import NoiseSource, keyed_uniforms
 
@@ -199,7 +199,7 @@ class Averaging:
     def _denoises(self, plan: Plan) -> bool:
         server = self.config.server
         plain = server.name == "sgd" and not (server.momentum or server.l1 or server.l2)
-        return self.config.denoise and plain and plan.unit is Unit.INTERACTION
+        return self.config.denoise and plain and plan.unit is not Unit.NONE
 
     def _denoised(
         self, state: State, moved: Mapping[str, Array], moments: dict[str, Array], plan: Plan
@@ -208,12 +208,19 @@ class Averaging:
         step = state.round + 1
         start = state.optimiser.get("start.items", state.tensors["items"])
         once = learning_rate(self.config.server, step=step, steps=plan.rounds)
-        once *= self._blocks(step, plan)["items"].rate * plan.noise_multiplier * plan.clip_norm
-        fresh = once**2 * plan.steps_per_round / plan.expected_cohort
+        fresh = once**2 * self._noise_variance(step, plan)
         variance = state.optimiser.get("variance.items", np.zeros(1)) + fresh
         shrunk = start + shrink_rows(moved["items"] - start, variance=float(variance[0]))
         kept = {"raw.items": moved["items"], "start.items": start, "variance.items": variance}
         return State(tensors={**moved, "items": shrunk}, optimiser={**moments, **kept}, round=step)
+
+    def _noise_variance(self, round_: int, plan: Plan) -> float:
+        """Return the variance of the noise in the mean change of an item row (public)."""
+        variance = (plan.noise_multiplier * plan.clip_norm) ** 2
+        if plan.unit is Unit.INTERACTION:
+            variance *= self._blocks(round_, plan)["items"].rate ** 2 * plan.steps_per_round
+        once = plan.trust is Trust.CENTRAL
+        return variance / plan.expected_cohort ** (2 if once else 1)
 
     def _draw(self, cohort: Cohort, noise: NoiseSource | None) -> tuple[Slots, list[Batch]]:
         return draw_batches(

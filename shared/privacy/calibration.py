@@ -70,14 +70,17 @@ def make_plan(
         rounds: Rounds of the run.
         cohort: Users expected in one round; the public denominator.
         participations: Most rounds that one device takes part in.
-        sampling_rate: Probability that one unit enters one step.
-        steps_per_round: Noised steps in one participation.
+        sampling_rate: Probability that one interaction enters one local step.
+        steps_per_round: Local steps in one participation. Where a whole user is protected, one
+            release leaves a device however it learned: rate and steps of the plan are 1.
 
     Raises:
         ConfigError: A number is out of range, the cohort exceeds the population, or delta is above
             1/users.
     """
     count("cohort", cohort, most=count("users", users), why="ask for no more users than there are")
+    if config.unit is Unit.USER:
+        sampling_rate, steps_per_round = 1.0, 1
     delta, sigma, budget = 0.0, 0.0, math.inf
     if config.unit is not Unit.NONE:
         budget, delta = config.epsilon, _delta(config.delta, users)

@@ -47,7 +47,7 @@ class PrivacyConfig:
         trust: Who adds the noise ("distributed", "central", "local").
         epsilon: Budget of one unit over the whole run.
         delta: Failure probability; 0 means the rule of `accounting.default_delta`.
-        clip_norm: L2 bound of one unit's contribution to one step.
+        clip_norm: L2 bound of one unit's contribution to one step; of a user, to one round.
         noise: Source of protective draws: "os" (the only private one), "seeded" or "off".
 
     Raises:
@@ -81,8 +81,9 @@ class Plan:
         delta: Failure probability; 0 without protection.
         clip_norm: L2 bound of one unit's contribution to one step.
         noise_multiplier: Noise standard deviation divided by `clip_norm`, per noised step.
-        sampling_rate: Probability that one unit enters one step, by the device's own coin.
-        steps_per_round: Noised steps in one participation.
+        sampling_rate: Probability that one unit enters one step, by the device's own coin; 1 for
+            whole users.
+        steps_per_round: Noised steps in one participation; 1 for whole users.
         participations: Most rounds that one device may take part in.
         rounds: Rounds of the run.
         expected_cohort: Public denominator: users expected in one round.
@@ -118,6 +119,12 @@ class Plan:
         else:
             for name in ("epsilon", "delta", "noise_multiplier"):
                 object.__setattr__(self, name, number(name, getattr(self, name)))
+        if self.unit is Unit.USER and (self.sampling_rate, self.steps_per_round) != (1.0, 1):
+            raise ConfigError(
+                "Expected sampling_rate=1 and steps_per_round=1 with unit=user, found "
+                f"{self.sampling_rate:g} and {self.steps_per_round}: a participation is one "
+                "release of a whole contribution, and no sampling is claimed."
+            )
 
     def _check_claims_nothing(self) -> None:
         claims = (self.epsilon, self.delta, self.noise_multiplier)
@@ -177,8 +184,11 @@ def _check_names(settings: PrivacyConfig | Plan) -> None:
     object.__setattr__(settings, "trust", trust)
     if settings.noise not in NOISE_NAMES:
         raise ConfigError(_unknown("noise", settings.noise, NOISE_NAMES))
-    if unit is Unit.USER:
-        raise ConfigError("unit=user is not available in this version; use interaction or none.")
+    if unit is Unit.USER and trust is Trust.DISTRIBUTED:
+        raise ConfigError(
+            "unit=user with trust=distributed is not available in this version; use trust=central "
+            "if the server may see each clipped contribution, else trust=local."
+        )
     if unit is Unit.INTERACTION and trust is not Trust.LOCAL:
         raise ConfigError(
             f"Expected trust=local with unit=interaction, found trust={trust}; the device itself "

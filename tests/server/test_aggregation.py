@@ -129,3 +129,13 @@ def test_total_is_the_sum_of_the_honest(kinds: list[str]) -> None:
     honest = sum(node + 1.0 for node, kind in enumerate(kinds) if kind == "good")
     assert np.array_equal(tally.total["table"], np.full((4, 2), honest))
     assert tally.users == 2 * kinds.count("good")
+
+
+def test_a_clipped_sum_above_its_users_bound_is_quarantined() -> None:
+    bound = 2 * 0.5
+    expected = replace(EXPECTED, norm=bound)
+    value = bound / np.sqrt(12.0)
+    assert Tally({5: expected}).receive(5, made_reply(value * 0.999)) is None
+    tally = Tally({5: expected})
+    assert tally.receive(5, made_reply(value * 1.001)) == "norm"
+    assert not any(total.any() for total in tally.total.values())

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from counting import plan, private_plan
+from counting import plan, private_plan, user_plan
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from shared import protocol
 from shared.errors import ProtocolError
-from shared.privacy.release import Unprotected
+from shared.privacy.plan import Trust
+from shared.privacy.release import Entrusted, Release, Unprotected
 from shared.protocol import Greeting, Order, Reason, Refusal, Reply
 
 
@@ -106,6 +107,17 @@ def test_only_private_replies_are_float32() -> None:
 def test_encoders_check_the_plan() -> None:
     with pytest.raises(ProtocolError, match="unit=none"):
         made_reply(made_order(plan=private_plan()))
+    tensors = {"table": np.full((4, 2), 0.1)}
+    sums = Entrusted(tensors=tensors, users=2)
+    central = made_order(plan=user_plan(trust=Trust.CENTRAL))
+    reply = protocol.encode_entrusted(sums, order=central)
+    assert (reply.private, reply.tensors["table"].dtype) == (False, np.float32)
+    for other in (plan(), private_plan(), user_plan(trust=Trust.LOCAL)):
+        with pytest.raises(ProtocolError, match="unit=user with trust=central"):
+            protocol.encode_entrusted(sums, order=made_order(plan=other))
+    release = Release(tensors=tensors, users=2, private=True)
+    with pytest.raises(ProtocolError, match="clipped sums for trust=central"):
+        protocol.encode_reply(release, order=central)
 
 
 def test_greeting_and_refusal_survive_the_wire() -> None:

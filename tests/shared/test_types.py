@@ -5,20 +5,30 @@ from pathlib import Path
 import pytest
 
 SNIPPET = """
-from shared.privacy.release import LocalUpdate, Release, Unprotected
-from shared.protocol import Order, Reply, encode_reply, encode_unprotected
+from shared.privacy.release import ClippedUpdate, Entrusted, LocalUpdate, Release, Unprotected
+from shared.protocol import Order, Reply, encode_entrusted, encode_reply, encode_unprotected
 
-def good(release: Release, sums: Unprotected, order: Order) -> tuple[Reply, Reply]:
-    return encode_reply(release, order=order), encode_unprotected(sums, order=order)
+def good(a: Release, b: Unprotected, c: Entrusted, order: Order) -> tuple[Reply, Reply, Reply]:
+    first, second = encode_reply(a, order=order), encode_unprotected(b, order=order)
+    return first, second, encode_entrusted(c, order=order)
 
 def bad(update: LocalUpdate, order: Order) -> Reply:
-    return encode_reply(update, order=order)  # line 9
+    return encode_reply(update, order=order)  # line 10
 
 def worse(update: LocalUpdate, order: Order) -> Reply:
-    return encode_unprotected(update, order=order)  # line 12
+    return encode_unprotected(update, order=order)  # line 13
 
 def crossed(sums: Unprotected, order: Order) -> Reply:
-    return encode_reply(sums, order=order)  # line 15
+    return encode_reply(sums, order=order)  # line 16
+
+def clipped(update: ClippedUpdate, order: Order) -> Reply:
+    return encode_reply(update, order=order)  # line 19
+
+def entrusted(update: ClippedUpdate, order: Order) -> Reply:
+    return encode_entrusted(update, order=order)  # line 22
+
+def mistaken(sums: Entrusted, order: Order) -> Reply:
+    return encode_reply(sums, order=order)  # line 25
 """
 
 
@@ -30,4 +40,4 @@ def test_local_update_cannot_be_encoded(tmp_path: Path) -> None:
     cache = f"--cache-dir={tmp_path / 'cache'}"
     out, _, code = api.run(["--strict", "--follow-imports=silent", cache, str(snippet)])
     wrong = {line.split(":")[1] for line in out.splitlines() if "[arg-type]" in line}
-    assert (code, wrong) == (1, {"9", "12", "15"}), out
+    assert (code, wrong) == (1, {"10", "13", "16", "19", "22", "25"}), out

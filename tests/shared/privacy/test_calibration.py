@@ -134,3 +134,18 @@ def test_delta_above_one_over_users_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"1/users.*use 0 for the default 1e-05"):
         plan(PrivacyConfig(delta=0.002))
     assert plan(PrivacyConfig(delta=0.001)).delta == 0.001
+
+
+@pytest.mark.parametrize("trust", ["central", "local"])
+def test_whole_users_pay_once_a_round_whatever_they_do_locally(trust: str) -> None:
+    config = PrivacyConfig(unit="user", trust=trust, epsilon=3.0)  # type: ignore[arg-type]
+    made = plan(config, rounds=20, participations=20, sampling_rate=0.1, steps_per_round=7)
+    assert (made.sampling_rate, made.steps_per_round, made.steps) == (1.0, 1, 20)
+    assert made.noise_multiplier == pytest.approx(6.219, abs=1e-3)
+    seldom = plan(config, rounds=20, participations=1, cohort=40)
+    assert seldom.noise_multiplier == pytest.approx(1.391, abs=1e-3)
+
+
+def test_delta_above_one_over_users_is_refused_for_whole_users() -> None:
+    with pytest.raises(ConfigError, match="1/users"):
+        plan(PrivacyConfig(unit="user", trust="central", delta=0.002))  # type: ignore[arg-type]

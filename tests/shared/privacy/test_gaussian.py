@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from counting import private_plan, user_plan
 from scipy.stats import chi2, kstest
 
 from shared.errors import ConfigError, RunError
-from shared.privacy.gaussian import perturb
+from shared.privacy.gaussian import ROUNDING, perturb, privatise, privatise_total
+from shared.privacy.plan import Trust
+from shared.privacy.release import LocalUpdate, Rows, clip
 from shared.randomness import NoNoise, OSNoise, SeededNoise
 
 
@@ -91,3 +94,60 @@ def test_a_sum_that_is_not_finite_is_not_released(value):
 def test_a_release_needs_a_user():
     with pytest.raises(ConfigError, match="users=0"):
         released({"a": np.zeros(2)}, {"a": 1.0}, users=0)
+
+
+def clipped(users=4, clip_norm=0.5):
+    """Contributions to a tensor of 20,000 rows, of which each user touches one."""
+    rows = Rows(
+        owner=np.arange(users), index=np.arange(users), values=np.ones(users), shape=(20_000,)
+    )
+    return clip(LocalUpdate(tensors={"a": rows}, users=users), clip_norm=clip_norm)
+
+
+@pytest.mark.statistical
+def test_privatise_noises_every_value():
+    # Four devices' own noise: 4 (2 * 0.5)^2. False alarms 1e-6 each; 5 % of scale is caught.
+    plan = user_plan(trust=Trust.LOCAL, clip_norm=0.5)
+    release = privatise(clipped(), plan, OSNoise())
+    values = release.tensors["a"]
+    assert (release.users, release.private, (values == 0.0).any()) == (4, True, False)
+    added = values - np.where(np.arange(20_000) < 4, 0.5, 0.0)
+    assert scale_p(added, 2.0) > 1e-6
+    assert scale_p(added, 2.0 * 1.05) < 1e-6
+    assert scale_p(added, 2.0 / 1.05) < 1e-6
+    assert kstest(added / 2.0, "norm").pvalue > 1e-6
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("users", [1, 900])
+def test_privatise_total_noises_once(users):
+    plan = user_plan(trust=Trust.CENTRAL, clip_norm=0.5)
+    total = {"a": np.zeros(20_000)}
+    release = privatise_total(total, users=users, plan=plan, noise=OSNoise())
+    values = release.tensors["a"]
+    assert scale_p(values, 1.0) > 1e-6
+    assert scale_p(values, 1.05) < 1e-6
+    assert scale_p(values, 1.0 / 1.05) < 1e-6
+    assert (release.users, release.private, (values == 0.0).any()) == (users, True, False)
+
+
+def test_noise_of_the_server_covers_the_rounding_on_the_wire():
+    plan = user_plan(trust=Trust.CENTRAL, noise="seeded")
+    found = privatise_total({"a": np.zeros(9)}, users=1, plan=plan, noise=SeededNoise(0))
+    bare = perturb({"a": np.zeros(9)}, variance={"a": 4.0}, users=1, noise=SeededNoise(0))
+    np.testing.assert_allclose(found.tensors["a"], bare.tensors["a"] * ROUNDING, rtol=1e-12)
+    rounded = np.float32(np.random.default_rng(0).normal(size=10_000)).astype(np.float64)
+    exact = np.random.default_rng(0).normal(size=10_000)
+    assert np.linalg.norm(rounded) <= np.linalg.norm(exact) * ROUNDING
+
+
+def test_who_adds_the_noise_is_the_plan_s_to_say():
+    central, local = user_plan(trust=Trust.CENTRAL), user_plan(trust=Trust.LOCAL)
+    for plan in (central, private_plan()):
+        with pytest.raises(ConfigError, match="unit=user with trust=local"):
+            privatise(clipped(clip_norm=1.0), plan, OSNoise())
+    for plan in (local, private_plan()):
+        with pytest.raises(ConfigError, match="unit=user with trust=central"):
+            privatise_total({"a": np.zeros(2)}, users=1, plan=plan, noise=OSNoise())
+    with pytest.raises(ConfigError, match="clip_norm=1"):
+        privatise(clipped(clip_norm=0.5), local, OSNoise())

@@ -92,13 +92,27 @@ def test_interactions_are_protected_by_the_device(trust: Trust) -> None:
         replace(PLAN, trust=trust)
 
 
-@pytest.mark.parametrize("trust", list(Trust))
-def test_user_unit_is_said_to_be_missing(trust: Trust) -> None:
-    words = "unit=user is not available in this version; use interaction or none"
+USER = replace(PLAN, unit=Unit.USER, sampling_rate=1.0, steps_per_round=1)
+
+
+@pytest.mark.parametrize("trust", [Trust.CENTRAL, Trust.LOCAL])
+def test_whole_users_are_protected_by_device_or_server(trust: Trust) -> None:
+    assert PrivacyConfig(unit=Unit.USER, trust=trust).unit is Unit.USER
+    assert replace(USER, trust=trust).private
+
+
+def test_distributed_noise_is_said_to_be_missing() -> None:
+    words = "unit=user with trust=distributed is not available in this version; use trust=central"
     with pytest.raises(ConfigError, match=words):
-        PrivacyConfig(unit=Unit.USER, trust=trust)
+        PrivacyConfig(unit=Unit.USER, trust=Trust.DISTRIBUTED)
     with pytest.raises(ConfigError, match=words):
-        replace(PLAN, unit=Unit.USER, trust=trust)
+        replace(USER, trust=Trust.DISTRIBUTED)
+
+
+@pytest.mark.parametrize("change", [{"sampling_rate": 0.5}, {"steps_per_round": 2}])
+def test_whole_users_claim_no_sampling_and_one_release(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="sampling_rate=1 and steps_per_round=1"):
+        replace(USER, **change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("setting", ["unit", "trust", "noise"])
