@@ -6,13 +6,11 @@ with an opaque code. Reading is strict: the schema version, the exact keys and t
 declared size of every tensor against its bytes, before anything is allocated.
 
 Tensors travel as raw little-endian numbers. Everything a device sends in a private run is float32:
-rounding after the noise is post-processing, and where a trusted server adds the noise, its scale
-covers the rounding (`shared.privacy.gaussian.ROUNDING`). Without protective noise replies are
+rounding is post-processing, or `gaussian.ROUNDING` covers it. Without protective noise replies are
 float64, so that the packing of users into nodes does not show in the model.
 
-Only `encode_reply`, `encode_entrusted` and `encode_unprotected` make a `Reply`; all are type
-errors for a `LocalUpdate` or a `ClippedUpdate`. A reply holds no count, loss, metric or text that
-is not a field of `Reply`.
+Only the `encode_` functions make a `Reply`; a `LocalUpdate` or `ClippedUpdate` is a type error for
+all of them. A reply holds no count, loss, metric or text that is not a field of `Reply`.
 """
 
 import hashlib
@@ -180,23 +178,14 @@ def encode_reply(release: Release, *, order: Order) -> Reply:
     Raises:
         ProtocolError: The order is not one of a run in which devices add the noise.
     """
-    if order.plan.unit is Unit.NONE:
-        raise ProtocolError("Expected unit=none to send plain sums, found a release: check plan.")
-    if order.plan.trust is Trust.CENTRAL:
-        raise ProtocolError("Expected clipped sums for trust=central, found a release: check plan.")
+    if order.plan.unit is Unit.NONE or order.plan.trust is Trust.CENTRAL:
+        raise ProtocolError("Found a release where the plan expects unit=none or trust=central.")
     return _reply(order, release.tensors, users=release.users, private=release.private)
 
 
 def encode_entrusted(sums: Entrusted, *, order: Order) -> Reply:
-    """Make the reply of a round whose noise a trusted server adds; it is clipped, not noised.
-
-    Raises:
-        ProtocolError: The plan of the order does not trust the server.
-    """
-    try:
-        check_entrusted(order.plan)
-    except ConfigError as error:
-        raise ProtocolError(str(error)) from None
+    """Make the reply of a round whose noise the server adds; ConfigError for any other plan."""
+    check_entrusted(order.plan)
     return _reply(order, sums.tensors, users=sums.users, private=False)
 
 

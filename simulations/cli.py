@@ -12,11 +12,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shared.errors import ConfigError, FedrecError
+
+if TYPE_CHECKING:
+    from shared.config import Settings
 
 __all__ = ["app", "main"]
 
@@ -69,8 +72,8 @@ def simulate(
     algorithm: Annotated[
         str | None, typer.Option(help="How; the model's usual one if absent.")
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="Protected: interaction or none.")] = None,
-    trust: Annotated[str | None, typer.Option(help="Who adds the noise: local.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Protected: user, interaction or none.")] = None,
+    trust: Annotated[str | None, typer.Option(help="Who adds the noise: local or central.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the run.")] = None,
     delta: Annotated[float | None, typer.Option(help="0 picks it from the users.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Most rounds of the run.")] = None,
@@ -87,6 +90,9 @@ def simulate(
         Path | None, typer.Option(help="Run directory; runs/DATASET-MODEL-TIME if absent.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Show what the run will cost, and stop.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -104,12 +110,29 @@ def simulate(
             out=out,
             resume=resume,
         )
+        if plan_only:
+            _show_plan(settings, as_json=as_json)
+            return
         with Display() as display:
             result = run(settings=settings, out=out, resume=resume, display=display)
         if as_json:
             _show_json(result)
         else:
             display.result(result)
+
+
+def _show_plan(settings: "Settings", *, as_json: bool) -> None:
+    """Print what a run will cost before it runs, and the plans beside it."""
+    from simulations.display import Display
+    from simulations.forecast import forecast
+    from simulations.outlook import show_forecast
+
+    with Display() as display:
+        found = forecast(settings=settings, display=display)
+    if as_json:
+        _show_json(found)
+    else:
+        show_forecast(found)
 
 
 @data.command()

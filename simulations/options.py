@@ -17,6 +17,9 @@ from shared.errors import ConfigError
 __all__ = ["assignment", "settings_for", "settings_of"]
 
 
+UNITS = {"none": "open.toml", "user": "user.toml"}
+
+
 def settings_for(
     *,
     config: Path | None,
@@ -28,8 +31,8 @@ def settings_for(
     """Compose the settings of `fedrec simulate`.
 
     Args:
-        config: A TOML file; if absent the packaged `experiments/default.toml`, or `open.toml`
-            when an option asks for unit=none.
+        config: A TOML file; if absent the packaged `experiments/default.toml`, or `user.toml`
+            or `open.toml` when an option asks for unit=user or unit=none.
         flags: Dotted key -> value of the named options that were given.
         assignments: Texts "a.b=c" of `--set`.
         out: Run directory.
@@ -121,10 +124,10 @@ def settings_of(out: Path) -> Settings:
 def _default(flags: Mapping[str, object], assignments: Sequence[str]) -> Path:
     """Return the packaged settings of a run without a file.
 
-    What learns well under noise and what learns well without are different settings.
+    What learns well depends on how much noise there is, and where.
     """
     asked = dict(assignment(text) for text in assignments) | dict(flags)
-    name = "open.toml" if asked.get("privacy.unit") == "none" else "default.toml"
+    name = UNITS.get(str(asked.get("privacy.unit")), "default.toml")
     return Path(__file__).parent / "experiments" / name
 
 

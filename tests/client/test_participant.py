@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import CATALOGUE, Counting, build, made_population, plan, private_plan
+from counting import CATALOGUE, Counting, build, made_population, plan, private_plan, user_plan
 
 from client.participant import Participant, bounds, find_participant
 from client.replies import Replies
@@ -20,7 +20,9 @@ from shared.errors import (
     ProtocolError,
     RunError,
 )
+from shared.privacy.gaussian import ROUNDING
 from shared.privacy.ledger import Ledger
+from shared.privacy.plan import Trust
 from shared.protocol import Order
 
 
@@ -165,6 +167,43 @@ def test_plan_must_charge_what_the_algorithm_does(ledger: Ledger) -> None:
     for lie in ({"sampling_rate": 0.5}, {"steps_per_round": 2}):
         with pytest.raises(ConfigError, match="algorithm's own"):
             participant.answer(made_order(plan=replace(private_plan(), **lie)), None)
+    assert ledger.history() == ()
+
+
+def test_trust_says_whether_the_device_adds_the_noise(ledger: Ledger) -> None:
+    participant = made_participant(ledger=ledger)
+    central, _ = participant.answer(made_order(plan=user_plan(trust=Trust.CENTRAL)), None)
+    local, _ = participant.answer(made_order(plan=user_plan(trust=Trust.LOCAL)), None)
+    assert (central.private, local.private) == (False, True)
+    everything = np.concatenate([value.ravel() for value in central.tensors.values()])
+    assert 0.5 < np.linalg.norm(everything.astype(np.float64)) <= 6.0 * ROUNDING
+    assert (local.tensors["table"] != 0.0).all()
+    assert len(ledger.history()) == 2
+
+
+def test_a_clipped_contribution_weighs_at_most_the_bound(ledger: Ledger) -> None:
+    order = made_order(plan=user_plan(trust=Trust.CENTRAL, clip_norm=0.25))
+    for user in range(6):
+        alone = replace(order, participants=np.array([user]))
+        reply, _ = made_participant(ledger=ledger).answer(alone, None)
+        norm = np.linalg.norm(reply.tensors["table"].astype(np.float64))
+        assert norm == pytest.approx(0.25, rel=1e-6)
+
+
+def test_a_stored_clipped_reply_is_resent(ledger: Ledger) -> None:
+    participant = made_participant(ledger=ledger)
+    for trust in (Trust.CENTRAL, Trust.LOCAL):
+        order = made_order(plan=user_plan(trust=trust))
+        first, memory = participant.answer(order, None)
+        assert same_bytes(first, participant.answer(order, memory)[0])
+    assert len(ledger.history()) == 2
+
+
+def test_devices_refuse_stand_in_noise_for_whole_users(ledger: Ledger) -> None:
+    device = made_participant(ledger=ledger, simulated=False)
+    for trust in (Trust.CENTRAL, Trust.LOCAL):
+        with pytest.raises(ConfigError, match="protects nobody"):
+            device.answer(made_order(plan=user_plan(trust=trust, noise="seeded")), None)
     assert ledger.history() == ()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import counting
 import numpy as np
 import pytest
-from counting import federate, made_population, private_plan
+from counting import Counting, federate, made_population, private_plan, user_plan
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -21,8 +21,11 @@ from server.journal import RoundReport
 from shared import protocol
 from shared.algorithms.base import State
 from shared.errors import RunError
+from shared.privacy.gaussian import ROUNDING
 from shared.privacy.ledger import Ledger
+from shared.privacy.plan import Trust
 from shared.protocol import Reason
+from shared.randomness import SeededNoise
 
 Change = Callable[[RecordDict], RecordDict]
 RAW = "raw-little-endian"
@@ -392,3 +395,46 @@ def _newest(directory: Path) -> State:
     found = store.load(settings=settings)
     assert found is not None
     return found.state
+
+
+def test_a_trusted_server_noises_every_value_once(tmp_path: Path) -> None:
+    found = {}
+    for noise in ("off", "seeded"):
+        with Ledger(tmp_path / f"{noise}.db") as ledger:
+            found[noise] = federate(
+                made_population(),
+                nodes=3,
+                rounds=1,
+                run_plan=user_plan(trust=Trust.CENTRAL, rounds=1, noise=noise, sigma=5.0),
+                ledger=ledger,
+            )
+    draw = SeededNoise(1).gaussian((8, 2), "central", 1, "table")
+    added = found["seeded"].tensors["table"] - found["off"].tensors["table"]
+    np.testing.assert_allclose(added, 0.1 * draw * 5.0 * ROUNDING / 6, rtol=1e-9)
+    assert (added != 0.0).all()
+
+
+def test_a_noised_round_is_kept_before_the_next_order(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        population = made_population()
+        participants = population.participants(2, ledger=ledger, build=counting.build)
+        with counting.LocalGrid(honest, participants) as grid:
+            newest = []
+
+            def observe(report: RoundReport) -> bool:
+                newest.append(max(path.name for path in (tmp_path / "checkpoints").iterdir()))
+                return False
+
+            counting.run_rounds(
+                grid,
+                census=counting.greet(grid),
+                algorithm=Counting(n_items=8),
+                method=counting.METHOD,
+                plan=user_plan(trust=Trust.CENTRAL, rounds=4),
+                terms=counting.Terms(rounds=4, cohort=6, checkpoint_every=3),
+                seed=1,
+                directory=tmp_path,
+                observer=observe,
+                companions=grid,
+            )
+    assert newest == [f"round-{done:06d}" for done in range(4)]

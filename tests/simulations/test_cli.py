@@ -193,6 +193,27 @@ def test_a_protected_run(tmp_path: Path, words: list[str]) -> None:
     assert (out / "ledger.db").exists()
 
 
+def test_plan_only_shows_and_stops(tmp_path: Path, words: list[str]) -> None:
+    asked = [*words, "--unit", "user", "--trust", "central", "--plan-only"]
+    done = RUN.invoke(app, [*asked, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["plan"]["unit"], found["plan"]["trust"]) == ("user", "central")
+    assert "trust=local" in found["alternatives"]
+    shown = RUN.invoke(app, asked)
+    assert "Nothing was learned, spent or written." in shown.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trust", ["central", "local"])
+def test_a_run_that_protects_whole_users(words: list[str], trust: str) -> None:
+    done = RUN.invoke(app, [*words, "--json", "--unit", "user", "--trust", trust])
+    assert done.exit_code == 0, done.output
+    privacy = json.loads(done.stdout)["privacy"]
+    assert (privacy["private"], privacy["unit"], privacy["trust"]) == (True, "user", trust)
+    assert privacy["epsilon"] == pytest.approx(8.0, abs=0.01)
+
+
 def test_stand_in_noise_is_never_called_private(words: list[str], tmp_path: Path) -> None:
     noise = ["--set", "privacy.noise=off", "--json", "--out", str(tmp_path / "out")]
     done = RUN.invoke(app, [*words, *noise])

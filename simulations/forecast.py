@@ -1,0 +1,129 @@
+"""What a run will cost before it runs: its plan, and the plans beside it.
+
+Only the number of users and items of the data set is used; nothing is learned, spent or written.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from server.census import Census
+from server.terms import settle
+from shared.algorithms.base import Algorithm
+from shared.config import Settings
+from shared.data.sources import load
+from shared.data.splits import split
+from shared.errors import ConfigError, VerificationError
+from shared.privacy.accounting import agree
+from shared.privacy.plan import Plan, Trust, Unit
+from shared.protocol import wire_type
+from simulations.display import Display
+
+__all__ = ["forecast"]
+
+
+def forecast(*, settings: Settings, display: Display) -> dict[str, Any]:
+    """Return the plan of a run, and its alternatives.
+
+    Args:
+        settings: Of the run.
+        display: Where notices about the data are shown.
+
+    Returns:
+        "users" and "items" that would learn, "plan", and "alternatives" by name: the other trust
+        modes that are available, half and twice the rounds. Each is the fields of a `Plan`, the
+        two accountants' epsilon, the bytes of tensors that one device sends and receives, and
+        "noise_of_mean": standard deviation of a round's noise in the mean contribution, in clip
+        norms.
+
+    Raises:
+        InputError: Settings or data cannot be used.
+        VerificationError: The two accountants disagree on the plan.
+    """
+    census = _census(settings, display)
+    beside = {name: _attempt(other, census) for name, other in _alternatives(settings)}
+    return {
+        "users": census.users,
+        "items": census.n_items,
+        "model": settings.model.name,
+        "algorithm": settings.algorithm.name,
+        "plan": _outlook(settings, census),
+        "alternatives": {name: found for name, found in beside.items() if found is not None},
+    }
+
+
+def _census(settings: Settings, display: Display) -> Census:
+    data = settings.data
+    dataset = load(
+        data.dataset,
+        items=data.items,
+        cleaning=data.cleaning,
+        columns=data.columns,
+        seed=settings.seed,
+        announce=display.announce,
+    )
+    train = split(dataset.interactions, settings.protocol, settings.seed).train
+    return Census(nodes={1: train.n_users}, n_items=train.n_items, catalogue=dataset.items.digest)
+
+
+def _alternatives(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Yield the settings beside these by name; those that cannot be had are left out."""
+    rounds = settings.training.rounds
+    for other in dict.fromkeys((max(1, rounds // 2), 2 * rounds)):
+        if other != rounds:
+            training = replace(settings.training, rounds=other)
+            yield f"rounds={other}", replace(settings, training=training)
+    for trust in Trust:
+        if trust is settings.privacy.trust or settings.privacy.unit is Unit.NONE:
+            continue
+        try:
+            privacy = replace(settings.privacy, trust=trust)
+        except ConfigError:
+            continue
+        yield f"trust={trust}", replace(settings, privacy=privacy)
+
+
+def _attempt(settings: Settings, census: Census) -> dict[str, Any] | None:
+    """Return an alternative's outlook, or None where it has none."""
+    try:
+        return _outlook(settings, census)
+    except (ConfigError, VerificationError):
+        return None
+
+
+def _outlook(settings: Settings, census: Census) -> dict[str, Any]:
+    _, algorithm, _, plan = settle(settings, census)
+    outlook: dict[str, Any] = {
+        "unit": str(plan.unit),
+        "trust": str(plan.trust),
+        "rounds": plan.rounds,
+        "participations": plan.participations,
+        "cohort": plan.expected_cohort,
+        "steps_per_round": plan.steps_per_round,
+        "sampling_rate": plan.sampling_rate,
+        "clip_norm": plan.clip_norm,
+        "noise_multiplier": plan.noise_multiplier,
+        "noise_of_mean": _noise_of_mean(plan),
+        **_bytes(algorithm, plan),
+    }
+    claim = {"delta": None, "epsilon": None, "second_opinion": None, "adjacency": None}
+    if plan.unit is not Unit.NONE:
+        agreed = agree((plan.total_spend,), delta=plan.delta)
+        claim = {name: getattr(agreed, name) for name in claim}
+    return outlook | claim
+
+
+def _noise_of_mean(plan: Plan) -> float:
+    """A trusted server adds noise once to the sum; otherwise every device adds its own."""
+    once = plan.trust is Trust.CENTRAL
+    draws = plan.steps_per_round * (1 if once else plan.expected_cohort)
+    return plan.noise_multiplier * float(np.sqrt(draws)) / plan.expected_cohort
+
+
+def _bytes(algorithm: Algorithm, plan: Plan) -> dict[str, int]:
+    """Return the bytes of tensors of one device over the run; the model travels as float32."""
+    values = sum(int(np.prod(shape)) for shape in algorithm.model.global_shapes.values())
+    times = values * plan.participations
+    return {"bytes_up_per_user": times * wire_type(plan).itemsize, "bytes_down_per_user": times * 4}

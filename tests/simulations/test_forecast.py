@@ -1,0 +1,84 @@
+"""The plan before the run: what it will cost, what would cost less or more."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from shared.config import Settings
+from shared.data.interactions import Interactions
+from simulations import forecast as room
+from simulations.display import Display
+from simulations.forecast import forecast
+from simulations.outlook import show_forecast
+
+
+def planned(dataset: str, **privacy: object):
+    settings = Settings.from_table(
+        {
+            "data": {"dataset": dataset},
+            "model": {"name": "popularity"},
+            "algorithm": {"name": "popularity"},
+            "privacy": {"unit": "user", "trust": "central", "epsilon": 3.0} | privacy,
+            "training": {"rounds": 4},
+        }
+    )
+    with Display(silent=True) as display:
+        return forecast(settings=settings, display=display)
+
+
+@pytest.fixture
+def path(tmp_path) -> str:
+    file = tmp_path / "events.csv"
+    rows = [f"{u},{(u * 3 + k) % 20},{k}" for u in range(30) for k in range(6)]
+    file.write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
+    return str(file)
+
+
+def test_the_plan_stands_beside_its_alternatives(path: str) -> None:
+    found = planned(path)
+    assert (found["users"], found["items"]) == (30, 20)
+    plan, beside = found["plan"], found["alternatives"]
+    assert set(beside) == {"rounds=2", "rounds=8", "trust=local"}
+    assert plan["epsilon"] == pytest.approx(3.0, abs=1e-3)
+    assert abs(plan["epsilon"] - plan["second_opinion"]) <= 0.02
+    assert beside["rounds=8"]["noise_multiplier"] == pytest.approx(
+        2**0.5 * plan["noise_multiplier"]
+    )
+    local, central = beside["trust=local"]["noise_of_mean"], plan["noise_of_mean"]
+    assert local == pytest.approx(30**0.5 * central)
+    assert plan["bytes_up_per_user"] == 4 * 4 * 20
+
+
+def test_interactions_have_no_other_trust(path: str) -> None:
+    found = planned(path, unit="interaction", trust="local")
+    assert set(found["alternatives"]) == {"rounds=2", "rounds=8"}
+
+
+def test_without_protection_nothing_is_claimed(path: str) -> None:
+    plan = planned(path, unit="none")["plan"]
+    assert (plan["epsilon"], plan["second_opinion"], plan["noise_multiplier"]) == (None, None, 0.0)
+
+
+def test_every_number_is_shown(path: str) -> None:
+    stream = io.StringIO()
+    show_forecast(planned(path), out=Console(file=stream, width=120))
+    text = stream.getvalue()
+    for word in ("rounds=8", "trust=local", "noise multiplier", "second opinion", "1e-05"):
+        assert word in text
+
+
+def test_nothing_about_people_is_needed_but_their_number(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other histories of as many people and items give the same plan."""
+    honest = planned(path)
+    cut = room.split
+
+    def shuffled(table: Interactions, protocol: str, seed: int):
+        parts = cut(table, protocol, seed)
+        parts.train.items[:] = parts.train.items[::-1].copy()
+        return parts
+
+    monkeypatch.setattr(room, "split", shuffled)
+    assert planned(path) == honest
