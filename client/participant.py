@@ -40,6 +40,7 @@ from shared.protocol import (
 from shared.randomness import noise_source
 
 if TYPE_CHECKING:
+    from shared.privacy.chain import Head
     from shared.privacy.ledger import Ledger
 
 __all__ = ["HOSTED", "Build", "Participant", "bounds", "find_participant"]
@@ -187,6 +188,7 @@ class Participant:
         if self._ledger is None:
             raise BudgetError("This node keeps no ledger, so it takes no part in a private run.")
         from shared.privacy.charges import Budget
+        from shared.privacy.terms import Terms
 
         if (paid := self._unanswered(order)) is not None:
             return paid
@@ -198,6 +200,8 @@ class Participant:
             spend=plan.spend,
             budget=Budget(epsilon=plan.epsilon, delta=plan.delta, planned=plan.total_spend),
             noise=plan.noise,
+            terms=Terms.from_plan(plan),
+            witness=_head(order),
         )
 
     def _unanswered(self, order: Order) -> int | None:
@@ -247,6 +251,18 @@ def _encoded(update: LocalUpdate, order: Order, *, first: int) -> Reply:
     noise = noise_source(plan.noise, order.seed)
     release = privatise(clipped, plan, noise, keys=("user", order.round, first))
     return encode_reply(release, order=order)
+
+
+def _head(order: Order) -> "Head | None":
+    """Return the head of the server's ledger that an order shows."""
+    from shared.privacy.chain import Head
+
+    if not order.witness:
+        return None
+    try:
+        return Head.from_dict(json.loads(order.witness))
+    except ValueError as error:
+        raise ProtocolError("The order's witness is no head of a ledger; update it.") from error
 
 
 def _check_tensors(order: Order, algorithm: Algorithm) -> None:

@@ -5,15 +5,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
+from server.charging import Charging
 from server.checkpoints import Checkpoint, Checkpoints
 from server.journal import Journal, RoundReport
 from shared.algorithms.base import State
 from shared.errors import RunError
-from shared.privacy.plan import Plan
+from shared.privacy.plan import Plan, Unit
+from shared.protocol import state_digest
 
 __all__ = ["Companions", "Record"]
+
+
+Ints = NDArray[np.int64]
 
 
 class Companions(Protocol):
@@ -46,6 +52,40 @@ class Record:
         self._settings = settings
         self._plan = {name: str(value) for name, value in asdict(plan).items()}
         self._companions = companions
+        self._charges = None
+        if plan.unit is not Unit.NONE:
+            self._charges = Charging(directory / "server-ledger.db", plan=plan, settings=settings)
+
+    def close(self) -> None:
+        """Close the server's ledger."""
+        if self._charges is not None:
+            self._charges.close()
+
+    def charge(self, *, run: str, round: int, state: str, people: Ints) -> str:
+        """Charge a round before it is ordered; return the head that devices shall witness.
+
+        Args:
+            run: Name of the run.
+            round: Index of the round.
+            state: Digest of the global tensors that are sent.
+            people: int64 [users], positions in the census of who is asked.
+
+        Raises:
+            BudgetError: The population's budget is spent.
+            RunError: The charge cannot be written.
+        """
+        if self._charges is None:
+            return ""
+        return self._charges.reserve(run=run, round=round, state=state, people=people)
+
+    def settle(self, total: Mapping[str, NDArray[Any]]) -> None:
+        """Note the sum that the last charge paid for.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        if self._charges is not None:
+            self._charges.release(state_digest(total))
 
     def resume(self) -> Checkpoint | None:
         """Go back to the newest checkpoint and drop what the journal says beyond it.

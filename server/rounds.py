@@ -11,6 +11,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -85,34 +86,14 @@ def run_rounds(
     record = None
     if directory is not None:
         record = Record(directory, settings=digest, plan=plan, companions=companions)
-    kept = record.resume() if record is not None and resume else None
-    state = algorithm.start(seed) if kept is None else kept.state
-    run = uuid.uuid4().hex if kept is None else kept.run
-    loop = _Loop(grid, census, algorithm, method, plan, terms, seed, run)
-    if record is not None and kept is None:
-        record.begin(run, state)
-    if state.round >= terms.rounds and observer is not None:
-        observer(loop.report(state, Tally({}), seconds=0.0))
-    everyone = cohorts(users=census.users, size=terms.cohort, seed=seed)
-    for chosen in itertools.islice(everyone, state.round, terms.rounds):
-        began = time.monotonic()
-        tally = loop.play(state, chosen)
-        if tally.exhausted:
-            log.warning("Every device refused for its budget: the run ends early.")
-            if record is not None:
-                record.save(run, state)
-            break
-        state = algorithm.absorb(state, tally.total, plan)
-        report = loop.report(state, tally, seconds=time.monotonic() - began)
-        stop = observer is not None and observer(report)
-        last = stop or state.round == terms.rounds
-        if record is not None:
-            # A round is noised once: what the next order shows must survive a crash.
-            save = last or loop.noises or state.round % terms.checkpoint_every == 0
-            record.keep(run, report, save=save)
-        if stop:
-            break
-    return state
+    with nullcontext() if record is None else closing(record):
+        kept = record.resume() if record is not None and resume else None
+        state = algorithm.start(seed) if kept is None else kept.state
+        run = uuid.uuid4().hex if kept is None else kept.run
+        if record is not None and kept is None:
+            record.begin(run, state)
+        loop = _Loop(grid, census, algorithm, method, plan, terms, seed, run, record)
+        return loop.run(state, observer)
 
 
 class _Loop:
@@ -128,8 +109,11 @@ class _Loop:
         terms: Terms,
         seed: int,
         run: str,
+        record: Record | None,
     ) -> None:
         self._grid = grid
+        self._algorithm = algorithm
+        self._record = record
         self._census = census
         self._plan = plan
         self._terms = terms
@@ -149,6 +133,32 @@ class _Loop:
             state="",
         )
 
+    def run(self, state: State, observer: Observer | None) -> State:
+        """Play the rounds that are left and return the last state."""
+        record, terms, run = self._record, self._terms, self._order.run
+        if state.round >= terms.rounds and observer is not None:
+            observer(self.report(state, Tally({}), seconds=0.0))
+        everyone = cohorts(users=self._census.users, size=terms.cohort, seed=self._order.seed)
+        for chosen in itertools.islice(everyone, state.round, terms.rounds):
+            began = time.monotonic()
+            tally = self.play(state, chosen)
+            if tally.exhausted:
+                log.warning("Every device refused for its budget: the run ends early.")
+                if record is not None:
+                    record.save(run, state)
+                break
+            state = self._algorithm.absorb(state, tally.total, self._plan)
+            report = self.report(state, tally, seconds=time.monotonic() - began)
+            stop = observer is not None and observer(report)
+            last = stop or state.round == terms.rounds
+            if record is not None:
+                # A round is noised once: what the next order shows must survive a crash.
+                save = last or self._noises or state.round % terms.checkpoint_every == 0
+                record.keep(run, report, save=save)
+            if stop:
+                break
+        return state
+
     def play(self, state: State, chosen: Ints) -> Tally:
         """Send the orders of one round and sum what comes back.
 
@@ -159,6 +169,7 @@ class _Loop:
         base = replace(
             self._order, round=state.round + 1, tensors=tensors, state=state_digest(tensors)
         )
+        base = replace(base, witness=self._charged(base, chosen))
         packed = pack(tensors)
         self._down = message_bytes(order_records(base, packed=packed))
         places = {node: place for place, node in enumerate(self._census.nodes)}
@@ -183,12 +194,22 @@ class _Loop:
                 f"fewer than its quorum of {needed} ({_counted(tally.quarantined)}); mend the "
                 "devices and resume."
             )
-        if self.noises and not tally.exhausted:
+        if self._noises and not tally.exhausted:
             tally.total = self._noised(tally, base.round)
+        if self._record is not None and not tally.exhausted:
+            self._record.settle(tally.total)
         return tally
 
+    def _charged(self, order: Order, chosen: Ints) -> str:
+        """Charge a round in the server's ledger and return the head for devices to witness."""
+        if self._record is None:
+            return ""
+        return self._record.charge(
+            run=order.run, round=order.round, state=order.state, people=chosen
+        )
+
     @property
-    def noises(self) -> bool:
+    def _noises(self) -> bool:
         """Whether this server is the one that is trusted to add the noise."""
         return self._plan.unit is Unit.USER and self._plan.trust is Trust.CENTRAL
 

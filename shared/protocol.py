@@ -103,6 +103,8 @@ class Order:
         participants: int64, positions in the node of the users who take part.
         tensors: float32, the global model.
         state: Digest of `tensors`.
+        witness: Head of the server's ledger as canonical JSON, for the device to keep; it is no
+            part of the digest, for a repeated order is the same work under a later head.
     """
 
     run: str
@@ -117,6 +119,7 @@ class Order:
     participants: NDArray[np.int64] = field(repr=False)
     tensors: Tensors = field(repr=False)
     state: str
+    witness: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -287,10 +290,11 @@ def order_records(order: Order, *, packed: ArrayRecord | None = None) -> RecordD
         packed: `pack(order.tensors)`, where many orders of a round share it.
     """
     plan = {k: v.value if isinstance(v, StrEnum) else v for k, v in asdict(order.plan).items()}
-    people = {"participants": order.participants.astype("<i8").tobytes()}
+    people = order.participants.astype("<i8").tobytes()
+    rest = {"participants": people, "witness": order.witness}
     return RecordDict(
         {
-            "order": _config({"schema": SCHEMA} | _header(order) | people),
+            "order": _config({"schema": SCHEMA, **_header(order), **rest}),
             "plan": _config(plan),
             "state": pack(order.tensors) if packed is None else packed,
         }
@@ -336,7 +340,7 @@ def read_order(records: RecordDict) -> Order:
             or tensors that do not match their digest.
     """
     _only(records, {"order", "plan", "state"})
-    header = _fields(records, "order", HEADER | {"participants": bytes})
+    header = _fields(records, "order", HEADER | {"participants": bytes, "witness": str})
     people = np.frombuffer(_whole(header.pop("participants")), "<i8").astype(np.int64)
     order = Order(
         **header,  # type: ignore[arg-type]
@@ -437,7 +441,9 @@ def _fields(
     if not isinstance(record, ConfigRecord):
         raise ProtocolError(f"Expected the settings record {name} in a message.")
     found: dict[str, object] = dict(record)
-    if versioned and found.pop("schema", None) != SCHEMA:
+    # By type too: True equals 1.
+    schema = found.pop("schema", None) if versioned else SCHEMA
+    if type(schema) is not int or schema != SCHEMA:
         raise ProtocolError(f"Expected wire schema {SCHEMA}; run the same version on both ends.")
     if set(found) != set(kinds) or any(type(found[key]) is not kinds[key] for key in kinds):
         raise ProtocolError(f"Expected the keys {sorted(kinds)} with their types in {name}.")

@@ -1,4 +1,4 @@
-"""The `fedrec` command: `simulate`, `data inspect`, `data fetch`, `version`.
+"""The `fedrec` command: `simulate`, `audit`, `data inspect`, `data fetch`, `version`.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 budget exhausted or consent missing,
 4 verification failed, 130 interrupted. With `--json` standard output is one JSON object; progress,
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.errors import ConfigError, FedrecError
+from shared.errors import ConfigError, FedrecError, VerificationError
 
 if TYPE_CHECKING:
     from shared.config import Settings
@@ -133,6 +133,37 @@ def _show_plan(settings: "Settings", *, as_json: bool) -> None:
         _show_json(found)
     else:
         show_forecast(found)
+
+
+@app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(help="The directory of a run, or a ledger file.")],
+    witness: Annotated[
+        list[Path] | None, typer.Option(help="A device's ledger that saw heads of this one.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the disclosure there, as Markdown and JSON.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a ledger, recompute what was spent and compare it with the claim."""
+    with _reported(debug=debug):
+        from simulations.audit import audit as run
+        from simulations.audit import export as write
+        from simulations.audit import failures
+        from simulations.findings import in_words
+
+        evidence, report = run(path, witnesses=witness or [])
+        if as_json:
+            _show_json(report)
+        else:
+            typer.echo("\n".join(in_words(report)))
+        if export is not None:
+            for place in write(evidence, report, export):
+                typer.echo(f"written: {place}", err=True)
+        if failed := failures(report):
+            raise VerificationError(f"{path} does not verify ({'; '.join(failed)}).")
 
 
 @data.command()

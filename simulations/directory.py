@@ -2,7 +2,8 @@
 
 manifest.json   settings, versions, data digest, seed: enough to repeat the run on any machine
 metrics.jsonl   a line a round
-ledger.db       what devices reserved and spent
+ledger.db       what devices reserved and spent; `ledger.key` signs it
+server-ledger.db  the same by the server, whose heads the devices witnessed
 checkpoints/    the newest states
 replies/        each node's newest reply
 result.json     the answer, also what `--json` prints
@@ -20,7 +21,7 @@ from typing import Any
 from shared.config import Settings
 from shared.errors import ConfigError, RunError
 
-__all__ = ["default_name", "manifest", "prepare", "read_json", "vacant", "write_json"]
+__all__ = ["default_name", "manifest", "prepare", "read_json", "vacant", "write_json", "write_text"]
 
 PACKAGES = ("fedrec", "flwr", "torch", "opacus", "dp-accounting", "numpy")
 
@@ -106,11 +107,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         RunError: The disk refuses.
         ValueError: A number is not finite.
     """
-    text = json.dumps(value, indent=1, allow_nan=False)
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        RunError: The disk refuses.
+    """
     beside = path.with_name(path.name + ".part")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -22,8 +22,10 @@ from shared.config import Settings
 from shared.data.queries import Split
 from shared.errors import BudgetError, ConfigError, MissingExtraError
 from shared.models.base import Tensors
+from shared.privacy.chain import Head
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan
+from shared.privacy.terms import Terms
 from simulations.cost import Meter
 from simulations.display import Display
 from simulations.grids import LocalGrid
@@ -42,6 +44,7 @@ class Learned:
         tensors: The global model.
         rounds: Rounds that were absorbed.
         steps: Noised steps charged to the device that was charged most.
+        head: The end of the ledger when the run was over.
         bytes_up: Payload that one device sends in a round.
         bytes_down: Payload that one device receives in a round.
     """
@@ -49,6 +52,7 @@ class Learned:
     tensors: Tensors = field(repr=False)
     rounds: int
     steps: int
+    head: Head
     bytes_up: int
     bytes_down: int
 
@@ -95,7 +99,8 @@ class Federation:
         """
         local = self.settings.simulation.grid == "local"
         with ExitStack() as stack:
-            ledger = stack.enter_context(Ledger(out / "ledger.db"))
+            terms, settings = Terms.from_plan(self.plan), self.settings.digest()
+            ledger = stack.enter_context(Ledger(out / "ledger.db", terms=terms, settings=settings))
             devices: Any = _Elsewhere()
             if local:
                 participants = self.population.participants(
@@ -118,12 +123,14 @@ class Federation:
             else:
                 self._serve_on_ray(server_app, config, out)
             steps = most_steps(ledger, self.plan)
+            head = ledger.conclude(delta=self.plan.delta)
         if watch.last is None:
             raise BudgetError("Every device refused before the first round; nothing was learned.")
         return Learned(
             tensors=watch.tensors,
             rounds=watch.last.round,
             steps=steps,
+            head=head,
             bytes_up=watch.last.bytes_up,
             bytes_down=watch.last.bytes_down,
         )

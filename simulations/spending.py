@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from shared.privacy.accounting import agree
+from shared.privacy.chain import Head
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan, Unit
 
@@ -27,12 +28,13 @@ def most_steps(ledger: Ledger, plan: Plan) -> int:
     return int(ledger.spent(delta=plan.delta).steps.max(initial=0))
 
 
-def privacy_block(plan: Plan, *, steps: int) -> dict[str, Any]:
+def privacy_block(plan: Plan, *, steps: int, head: Head) -> dict[str, Any]:
     """Return the block `privacy` of a result.
 
     Args:
         plan: The protection of the run.
         steps: Noised steps charged to the device that was charged most, from the ledger.
+        head: The end of the ledger: with it, records cut off later are missed.
 
     Raises:
         VerificationError: The two accountants disagree.
@@ -49,6 +51,7 @@ def privacy_block(plan: Plan, *, steps: int) -> dict[str, Any]:
         "noise_multiplier": plan.noise_multiplier,
         "clip_norm": plan.clip_norm,
         "audit": {"lower_bound": None},
+        "ledger": head.as_dict(),
     }
     if plan.unit is Unit.NONE or not steps:
         return block

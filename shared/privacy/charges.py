@@ -9,7 +9,7 @@ from shared.errors import BudgetError
 from shared.privacy.accounting import Spend, epsilon_of
 from shared.privacy.bounds import number
 
-__all__ = ["Budget", "Charges", "Spent"]
+__all__ = ["Band", "Budget", "Charges", "Spent"]
 
 Ints = NDArray[np.int64]
 Kind = tuple[float, float]
@@ -63,6 +63,21 @@ class Spent:
         return float(self.epsilon.max(initial=0.0))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """Users who were charged the same.
+
+    Attributes:
+        spends: What each was charged.
+        users: How many they are.
+        epsilon: What it comes to.
+    """
+
+    spends: tuple[Spend, ...]
+    users: int
+    epsilon: float
+
+
 class Charges:
     """Steps by kind (noise multiplier, sampling rate) and user: all that accounting needs."""
 
@@ -76,6 +91,12 @@ class Charges:
         for user in users.tolist():
             totals[user] = totals.get(user, 0) + spend.steps
         self._private = self._private and private
+
+    def take_back(self, users: Ints, spend: Spend) -> None:
+        """Undo `add` of the same users and spend."""
+        totals = self._steps[_kind(spend)]
+        for user in users.tolist():
+            totals[user] -= spend.steps
 
     def spent(self, *, delta: float) -> Spent:
         """Return what each user spent.
@@ -95,6 +116,23 @@ class Charges:
             delta=delta,
             private=self._private,
         )
+
+    def bands(self, *, delta: float) -> list[Band]:
+        """Return the users grouped by what they were charged, the least first.
+
+        Raises:
+            ConfigError: delta is out of range.
+        """
+        users = sorted({u for t in self._steps.values() for u in t})
+        kinds = tuple(self._steps)
+        table = self._table(np.array(users, dtype=np.int64), kinds)
+        rows, counts = np.unique(table, axis=0, return_counts=True)
+        charged = [tuple(_spends(kinds, row)) for row in rows]
+        found = [
+            Band(spends=spends, users=int(count), epsilon=epsilon_of(spends, delta=delta))
+            for spends, count in zip(charged, counts, strict=True)
+        ]
+        return sorted(found, key=lambda band: band.epsilon)
 
     def refuse_beyond(self, budget: Budget, *, participants: Ints, spend: Spend) -> None:
         """Check that everyone could pay; charge nobody.

@@ -7,131 +7,92 @@ too much. Budgets hold for the file, so a new run name does not reset them.
 An order whose reservation has no reply yet may be taken up again under it after a crash (`find`):
 nothing left the device, provided that `release` always returns before the reply leaves.
 
-One SQLite file with two append-only tables. Several processes may each open it, and several threads
-may share one `Ledger`.
+One SQLite file with two append-only tables: the records of `chain`, whose meaning is `statement`'s,
+and the rosters they commit to. The key that signs them lies beside the file. A ledger that no
+longer checks takes no more charges. Several processes may each open one file, and several threads
+may share one `Ledger`. A device keeps one, and a server keeps one, in the same way.
 """
 
-import sqlite3
-import threading
-from collections.abc import Iterator
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import RunError
+from shared.errors import BudgetError, ConfigError, RunError, VerificationError
 from shared.privacy.accounting import Spend
-from shared.privacy.charges import Budget, Charges, Spent
+from shared.privacy.chain import ROOT, Head, Record, check, seal
+from shared.privacy.chainfile import VERSION, ChainFile
+from shared.privacy.charges import Budget, Spent
+from shared.privacy.identity import Identity
+from shared.privacy.statement import (
+    PURPOSES,
+    Order,
+    Reservation,
+    Roster,
+    Statement,
+    order_fields,
+    spend_fields,
+)
+from shared.privacy.terms import ADJACENCY, RNG_POLICY, Terms, code_digest
 
 __all__ = ["Ledger", "Reservation"]
 
 Ints = NDArray[np.int64]
-Row = tuple[int, str, int, str, bytes, float, float, int, str, str | None]
 
-APPLICATION: Final = 0x66656472
-VERSION: Final = 1
-PATIENCE: Final = 30.0
-"""Seconds to wait for another writer of the same file."""
-
-SCHEMA: Final = """
-CREATE TABLE reservation(
-    id INTEGER PRIMARY KEY,
-    run TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    order_digest TEXT NOT NULL,
-    participants BLOB NOT NULL,
-    noise_multiplier REAL NOT NULL CHECK (noise_multiplier > 0),
-    sampling_rate REAL NOT NULL CHECK (sampling_rate > 0 AND sampling_rate <= 1),
-    steps INTEGER NOT NULL CHECK (steps > 0),
-    noise TEXT NOT NULL
-) STRICT;
-CREATE INDEX reservation_order ON reservation(run, round, order_digest);
-CREATE TABLE release(
-    reservation INTEGER PRIMARY KEY REFERENCES reservation(id),
-    reply_digest TEXT NOT NULL
-) STRICT;
-"""
-
-SELECT: Final = """
-SELECT id, run, round, order_digest, participants, noise_multiplier, sampling_rate, steps, noise,
-       reply_digest
-FROM reservation LEFT JOIN release ON release.reservation = reservation.id
-"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Reservation:
-    """One charge, and the reply it paid for once there is one.
-
-    Attributes:
-        id: Its place in the file, from 1.
-        run: Name of the run.
-        round: Index of the round.
-        order_digest: Digest of the order that asked for the work.
-        participants: int64 [users], keys of the users who were charged.
-        spend: What each of them was charged.
-        noise: Source of the protective draws ("os", "seeded", "off").
-        reply_digest: Digest of the reply; None while it is only reserved.
-    """
-
-    id: int
-    run: str
-    round: int
-    order_digest: str
-    participants: Ints = field(repr=False)
-    spend: Spend
-    noise: str
-    reply_digest: str | None
+REASON: Final = re.compile(r"[a-z][a-z -]{0,39}")
+"""What may stand as a reason: a few plain words, never a number, so never a datum."""
 
 
 class Ledger:
     """One file of charges.
 
+    Args:
+        path: The file; its key is the file of the same name that ends in `.key`.
+        terms: Under which a new file begins. Each reservation may carry its own.
+        settings: Digest of the settings of the run that a new file belongs to.
+
     Guarantees:
         A reservation is on disk when `reserve` returns.
-        Nothing is written when `reserve` refuses.
+        Nobody is charged when `reserve` refuses.
         At any crash the file counts at least what was really spent.
         One reservation pays for one reply.
+        A file that was tampered with takes no charge.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, terms: Terms | None = None, settings: str | None = None
+    ) -> None:
         """Open the file, or begin it.
 
         Raises:
-            RunError: It is not a ledger, or cannot be read and written.
+            RunError: It is not a ledger, cannot be read and written, or its key is missing.
+            VerificationError: Its records do not check.
         """
         self._path = path
-        self._lock = threading.RLock()
-        self._charges = Charges()
-        self._seen = 0
-        with self._failing_plainly():
-            self._connection = sqlite3.connect(
-                path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
-            )
+        self._statement = Statement()
+        self._file = ChainFile(path)
         try:
-            self._prepare()
+            self._prepare(terms, settings)
         except BaseException:
-            self._connection.close()
+            self._file.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the file; every answered charge is on disk already."""
-        self._connection.close()
+        self._file.close()
 
     def reserve(
         self,
@@ -143,6 +104,9 @@ class Ledger:
         spend: Spend,
         budget: Budget,
         noise: str,
+        purpose: str = "train",
+        terms: Terms | None = None,
+        witness: Head | None = None,
     ) -> int:
         """Charge every participant before the work, or refuse all of them.
 
@@ -154,52 +118,139 @@ class Ledger:
             spend: What each pays.
             budget: The most that any of them may have spent afterwards.
             noise: Source of the protective draws ("os", "seeded", "off").
+            purpose: What the release is for, one of `PURPOSES`.
+            terms: Public terms of the work.
+            witness: The head of the ledger of whoever gave the order; it is kept.
 
         Returns:
             The reservation's id, for `release`.
 
         Raises:
-            BudgetError: A participant would exceed the budget; nothing was written.
+            BudgetError: A participant would exceed the budget; the refusal is on record.
+            ConfigError: The purpose is unknown.
             RunError: The charge cannot be written; nothing was spent.
+            VerificationError: This ledger does not check, or the witnessed one was forked or
+                cut short since it was last seen; nothing was spent.
         """
-        keys = np.asarray(participants, dtype="<i8")
-        row = (run, int(round), order_digest, keys.tobytes())
-        with self._transaction():
-            self._catch_up()
-            self._charges.refuse_beyond(budget, participants=keys, spend=spend)
-            cursor = self._connection.execute(
-                "INSERT INTO reservation(run, round, order_digest, participants, noise_multiplier,"
-                " sampling_rate, steps, noise) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*row, spend.noise_multiplier, spend.sampling_rate, spend.steps, noise),
-            )
-        return int(cursor.lastrowid or 0)
+        if purpose not in PURPOSES:
+            raise ConfigError(f"Unknown purpose={purpose}; use one of {', '.join(PURPOSES)}.")
+        roster = Roster(salt=os.urandom(16), users=np.asarray(participants, dtype=np.int64))
+        order = Order(run=run, round=int(round), digest=order_digest)
+        fields: dict[str, object] = {
+            **order_fields(order),
+            "purpose": purpose,
+            "users": len(roster.users),
+            "roster": roster.digest,
+            "spend": spend_fields(spend),
+            "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
+            "noise": noise,
+            "terms": None if terms is None else terms.as_dict(),
+            "witness": None if witness is None else witness.as_dict(),
+        }
+        with self._writing():
+            if terms is not None and terms.as_dict() == self._statement.genesis["terms"]:
+                fields["terms"] = None
+            refusal = self._refusal(budget, roster.users, spend, witness)
+            if refusal is None:
+                return self._append("reserve", fields, roster=roster)
+            if order not in self._statement.refused:
+                reason = "budget" if isinstance(refusal, BudgetError) else "fork"
+                self._append("refused", {**fields, "reason": reason, "roster": None})
+        raise refusal
 
-    def release(self, reservation: int, *, reply_digest: str) -> None:
+    def release(
+        self, reservation: int, *, reply_digest: str, realised: float | None = None
+    ) -> None:
         """Note that the reply of a reservation exists; saying it again changes nothing.
 
+        Args:
+            reservation: Its id.
+            reply_digest: Digest of the reply.
+            realised: Noise multiplier that the reply really has, where that is known only now.
+                Less than was reserved is charged as what it is; more changes nothing.
+
         Raises:
-            RunError: There is no such reservation, or it already paid for another reply.
+            BudgetError: The realised noise is too little for the budget; nothing may be sent.
+            RunError: There is no such reservation, or it cannot pay for this reply.
         """
-        with self._transaction():
-            found = self._connection.execute(SELECT + "WHERE id = ?", (reservation,)).fetchone()
-            if found is None:
-                raise RunError(
-                    f"Ledger {self._path} has no reservation {reservation}, so its reply must not "
-                    "leave; reserve before the work."
-                )
-            if found[-1] not in (None, reply_digest):
+        with self._writing():
+            paid = self._reservation(reservation)
+            if paid.reply_digest == reply_digest:
+                return
+            if paid.reply_digest is not None or paid.aborted is not None:
                 raise RunError(
                     f"Reservation {reservation} of ledger {self._path} already paid for another "
-                    "reply; send that one again, or reserve anew."
+                    "reply or was given up; send that reply again, or reserve anew."
                 )
-            self._connection.execute(
-                "INSERT OR IGNORE INTO release VALUES (?, ?)", (reservation, reply_digest)
+            if realised is not None:
+                self._check_realised(paid, realised)
+            self._append(
+                "released",
+                {"reservation": paid.id, "reply": reply_digest, "realised": realised},
             )
+
+    def abort(self, reservation: int, *, reason: str, spent: bool = True) -> None:
+        """Note that no reply will come of a reservation.
+
+        Args:
+            reservation: Its id.
+            reason: A few plain words.
+            spent: Whether anything may have left the device. Only False takes the charge back.
+
+        Raises:
+            ConfigError: The reason is anything but a few plain words.
+            RunError: There is no such reservation, or it is settled.
+        """
+        if not REASON.fullmatch(reason):
+            raise ConfigError("Expected a reason of a few plain words; name none of the data.")
+        with self._writing():
+            paid = self._reservation(reservation)
+            if paid.reply_digest is not None or paid.aborted is not None:
+                raise RunError(f"Reservation {reservation} of ledger {self._path} is settled.")
+            fields = {"reservation": paid.id, "reason": reason, "spent": spent}
+            self._append("aborted", fields)
+
+    def note_audit(self, found: Mapping[str, object]) -> int:
+        """Append what an attack on the run came to (`kind`, `lower_bound`, `verdict`, ...)."""
+        with self._writing():
+            return self._append("audit", {"found": dict(found)})
+
+    def conclude(self, *, delta: float) -> Head:
+        """Append that a run is over, with the largest epsilon of any user; return the head.
+
+        Args:
+            delta: The failure probability the epsilon is for; 0 where nothing is protected.
+        """
+        with self._writing():
+            protected = delta > 0.0
+            found = self._statement.charges.spent(delta=delta) if protected else None
+            fields = {
+                "epsilon": found.largest if found else None,
+                "delta": delta if protected else None,
+                "users": len(found.users) if found else 0,
+                "private": bool(found and found.private and len(found.users)),
+            }
+            self._append("close", fields)
+        return self.head()
+
+    def head(self) -> Head:
+        """Return the signed end of the chain, for whoever shall witness it."""
+        with self._reading():
+            last = self._last
+            (row,) = self._file.rows(after=last.seq - 1)
+        return Head(
+            seq=last.seq,
+            digest=last.digest,
+            public_key=self._identity.public_key,
+            signature=row.signature.hex(),
+        )
 
     def find(
         self, *, run: str, round: int, order_digest: str, participants: Ints | None = None
     ) -> Reservation | None:
         """Return the charge for an order: the released one if there is one, else the latest.
+
+        A charge that was given up is not returned.
 
         Args:
             run: Name of the run.
@@ -207,21 +258,19 @@ class Ledger:
             order_digest: Digest of the order.
             participants: int64 [users]; needed where one order goes to several nodes.
         """
-        keys = None if participants is None else np.asarray(participants, dtype="<i8").tobytes()
-        with self._failing_plainly():
-            row = self._connection.execute(
-                SELECT + "WHERE run = ? AND round = ? AND order_digest = ?"
-                " AND (? IS NULL OR participants = ?)"
-                " ORDER BY reply_digest IS NULL, id DESC LIMIT 1",
-                (run, int(round), order_digest, keys, keys),
-            ).fetchone()
-        return None if row is None else _reservation(row)
+        order = Order(run=run, round=int(round), digest=order_digest)
+        with self._reading() as statement:
+            found = [one for one in statement.find(order) if one.aborted is None]
+        if participants is not None:
+            found = [one for one in found if np.array_equal(one.participants, participants)]
+        released = [one for one in found if one.reply_digest is not None]
+        kept = released or found
+        return kept[-1] if kept else None
 
     def history(self) -> tuple[Reservation, ...]:
         """Return every charge, oldest first."""
-        with self._failing_plainly():
-            rows = self._connection.execute(SELECT + "ORDER BY id").fetchall()
-        return tuple(_reservation(row) for row in rows)
+        with self._reading() as statement:
+            return tuple(statement.reservations.values())
 
     def spent(self, *, delta: float) -> Spent:
         """Return what each user spent, reservations included.
@@ -229,84 +278,125 @@ class Ledger:
         Raises:
             ConfigError: delta is out of range.
         """
-        with self._failing_plainly():
-            self._catch_up()
-            return self._charges.spent(delta=delta)
+        with self._reading() as statement:
+            return statement.charges.spent(delta=delta)
 
-    def _prepare(self) -> None:
-        """Check whose file it is; begin an empty one."""
-        with self._failing_plainly():
-            # EXTRA also syncs the directory, without which a power cut can undo a commit.
-            self._connection.execute("PRAGMA synchronous = EXTRA")
-        with self._transaction():
-            if self._pragma("application_id") == APPLICATION:
-                self._check_version()
-            elif self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                raise RunError(f"{self._path} is a database but no ledger; choose another path.")
-            else:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA application_id = {APPLICATION}")
-                self._connection.execute(f"PRAGMA user_version = {VERSION}")
+    @property
+    def _last(self) -> Record:
+        if self._statement.last is None:
+            raise RunError(f"Ledger {self._path} has no first record; begin another one.")
+        return self._statement.last
 
-    def _check_version(self) -> None:
-        found = self._pragma("user_version")
-        if found != VERSION:
-            raise RunError(
-                f"Ledger {self._path} has format {found} and this version reads {VERSION}; "
-                "use the version of fedrec that wrote it."
+    def _refusal(
+        self, budget: Budget, users: Ints, spend: Spend, witness: Head | None
+    ) -> BudgetError | VerificationError | None:
+        """Return why a charge is not taken."""
+        if witness is not None and (not witness.sound or self._statement.forked(witness)):
+            return VerificationError(
+                f"Round refused: the server's ledger at record {witness.seq} is not the one this "
+                "device saw before; keep both files and ask the operator."
             )
-
-    def _pragma(self, name: str) -> int:
-        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Hold the write lock; commit at the end, or leave the file as it was."""
-        with self._failing_plainly():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _failing_plainly(self) -> Iterator[None]:
-        """Let one thread in at a time, and turn the file's faults into one sentence."""
         try:
-            with self._lock:
-                yield
-        except sqlite3.Error as error:
+            self._statement.charges.refuse_beyond(budget, participants=users, spend=spend)
+        except BudgetError as error:
+            return error
+        return None
+
+    def _check_realised(self, paid: Reservation, realised: float) -> None:
+        """Refuse less noise than the budget of a reservation can carry."""
+        spend = replace(paid.spend, noise_multiplier=realised)
+        if realised >= paid.spend.noise_multiplier:
+            return
+        charges, private = self._statement.charges, paid.noise == "os"
+        charges.take_back(paid.participants, paid.spend)
+        try:
+            charges.refuse_beyond(paid.budget, participants=paid.participants, spend=spend)
+        finally:
+            charges.add(paid.participants, paid.spend, private=private)
+
+    def _reservation(self, seq: int) -> Reservation:
+        found = self._statement.reservations.get(seq)
+        if found is None:
             raise RunError(
-                f"Cannot use ledger {self._path} ({error}), so nothing is spent; check the path, "
-                "its permissions and the free space."
-            ) from error
+                f"Ledger {self._path} has no reservation {seq}, so its reply must not leave; "
+                "reserve before the work."
+            )
+        return found
+
+    def _append(
+        self, kind: str, fields: Mapping[str, object], *, roster: Roster | None = None
+    ) -> int:
+        """Write the next record inside a transaction; `_catch_up` counts it once it is there."""
+        last = self._statement.last
+        row = seal(
+            {**fields, "kind": kind, "at": int(time.time())},
+            seq=0 if last is None else last.seq + 1,
+            prev=ROOT if last is None else last.digest,
+            signer=self._identity,
+        )
+        self._file.insert(row, roster)
+        return row.seq
+
+    def _prepare(self, terms: Terms | None, settings: str | None) -> None:
+        """Check whose file it is; begin an empty one."""
+        self._file.sync_fully()
+        key = self._path.with_suffix(".key")
+        with self._file.transaction():
+            if not self._file.begun():
+                self._identity = Identity.make(key)
+                self._begin(terms, settings)
+            else:
+                self._identity = Identity.load(key)
+            self._catch_up()
+        if self._statement.genesis["public_key"] != self._identity.public_key:
+            raise RunError(f"Key {key} is not the key of ledger {self._path}; put it back.")
+
+    def _begin(self, terms: Terms | None, settings: str | None) -> None:
+        """Write the tables and the first record."""
+        self._file.begin()
+        self._append(
+            "genesis",
+            {
+                "format": VERSION,
+                "public_key": self._identity.public_key,
+                "adjacency": ADJACENCY,
+                "code": code_digest(),
+                "rng": RNG_POLICY,
+                "settings": settings,
+                "terms": None if terms is None else terms.as_dict(),
+            },
+        )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the write lock with every record counted."""
+        with self._file.transaction():
+            self._catch_up()
+            yield
+
+    @contextmanager
+    def _reading(self) -> Iterator[Statement]:
+        """Hold the statement with every record counted."""
+        with self._file.failing_plainly():
+            self._catch_up()
+            yield self._statement
 
     def _catch_up(self) -> None:
-        """Fold in the charges that any process wrote since the last look."""
-        rows = self._connection.execute(
-            "SELECT id, participants, noise_multiplier, sampling_rate, steps, noise"
-            " FROM reservation WHERE id > ? ORDER BY id",
-            (self._seen,),
-        )
-        for number, blob, sigma, rate, steps, noise in rows:
-            spend = Spend(noise_multiplier=sigma, sampling_rate=rate, steps=steps)
-            self._charges.add(np.frombuffer(blob, dtype="<i8"), spend, private=noise == "os")
-            self._seen = number
+        """Count the records that any process wrote since the last look.
 
-
-def _reservation(row: Row) -> Reservation:
-    spend = Spend(noise_multiplier=row[5], sampling_rate=row[6], steps=row[7])
-    return Reservation(
-        id=row[0],
-        run=row[1],
-        round=row[2],
-        order_digest=row[3],
-        participants=np.frombuffer(row[4], dtype="<i8").astype(np.int64),
-        spend=spend,
-        noise=row[8],
-        reply_digest=row[9],
-    )
+        Raises:
+            VerificationError: One of them is bad; nothing is counted from there on.
+        """
+        last = self._statement.last
+        rows = self._file.rows(after=-1 if last is None else last.seq)
+        known = self._statement.genesis.get("public_key")
+        records, fault = check(rows, after=last, public_key=known)
+        for record in records:
+            if wrong := self._statement.add(record, self._file.roster(record.seq)):
+                fault = wrong
+                break
+        if fault is not None:
+            raise VerificationError(
+                f"Record {fault.seq} of ledger {self._path} {fault.why}; it takes no more charges. "
+                "Keep the file for whoever audits it."
+            )

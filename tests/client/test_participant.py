@@ -19,6 +19,7 @@ from shared.errors import (
     FedrecError,
     ProtocolError,
     RunError,
+    VerificationError,
 )
 from shared.privacy.gaussian import ROUNDING
 from shared.privacy.ledger import Ledger
@@ -144,6 +145,22 @@ def test_unwritable_reply_does_not_leave(ledger: Ledger, tmp_path: Path) -> None
     participant = made_participant(ledger=ledger, replies=Replies(tmp_path / "file" / "x"))
     with pytest.raises(RunError, match="Cannot store the reply"):
         participant.answer(made_order(plan=private_plan()), None)
+    assert len(ledger.history()) == 1
+
+
+def test_a_forked_server_ledger_is_refused_before_it_costs(ledger: Ledger, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "server.db") as server:
+        first = server.head()
+        server.conclude(delta=0.0)
+        second = server.head()
+    participant = made_participant(ledger=ledger)
+    shown = {head.seq: protocol.canonical(head.as_dict()) for head in (first, second)}
+    participant.answer(made_order(plan=private_plan(), witness=shown[1]), None)
+    with pytest.raises(VerificationError, match="not the one this device saw"):
+        participant.answer(made_order(plan=private_plan(), round=2, witness=shown[0]), None)
+    for junk in ("{", "{}", "[1]"):
+        with pytest.raises(FedrecError):
+            participant.answer(made_order(plan=private_plan(), round=2, witness=junk), None)
     assert len(ledger.history()) == 1
 
 

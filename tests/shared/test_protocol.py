@@ -70,6 +70,12 @@ def test_order_digest_names_the_work(changes: dict[str, object]) -> None:
     assert made_order(**changes).digest != made_order().digest
 
 
+def test_a_repeated_order_is_the_same_work_under_a_later_head() -> None:
+    order = made_order(witness="head")
+    assert order.digest == made_order().digest
+    assert protocol.read_order(protocol.order_records(order)).witness == "head"
+
+
 def test_state_digest_sees_values_names_and_shapes() -> None:
     table = np.arange(4.0)
     seen = {

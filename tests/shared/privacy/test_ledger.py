@@ -47,9 +47,9 @@ def test_reservation_is_on_disk_when_reserve_returns(path: Path) -> None:
     with Ledger(path) as ledger:
         number = reserve(ledger, participants=keys(7, -3, 2**62))
         other = sqlite3.connect(path)
-        assert other.execute("SELECT count(*) FROM reservation").fetchone() == (1,)
+        assert other.execute("SELECT max(seq) FROM record").fetchone() == (number,)
         other.close()
-        assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (3,)
+        assert ledger._file.connection.execute("PRAGMA synchronous").fetchone() == (3,)
     with Ledger(path) as ledger:
         (kept,) = ledger.history()
     assert (kept.id, kept.run, kept.round, kept.order_digest) == (number, "a", 1, "d1")
@@ -58,14 +58,17 @@ def test_reservation_is_on_disk_when_reserve_returns(path: Path) -> None:
     assert (kept.spend, kept.noise, kept.reply_digest) == (ONE, "os", None)
 
 
-def test_nothing_is_written_when_reserve_refuses(path: Path) -> None:
+def test_nobody_is_charged_when_reserve_refuses(path: Path) -> None:
     with Ledger(path) as ledger:
         reserve(ledger, participants=keys(1))
-        before = path.read_bytes()
         tight = Budget(epsilon=epsilon_of([ONE], delta=1e-5), delta=1e-5)
         with pytest.raises(BudgetError, match="beyond its budget") as caught:
             reserve(ledger, round=2, budget=tight)
-        assert path.read_bytes() == before
+        before = path.read_bytes()
+        with pytest.raises(BudgetError):
+            reserve(ledger, round=2, budget=tight)
+        assert path.read_bytes() == before, "the same refusal is on record once"
+        assert len(ledger.history()) == 1
         assert ledger.spent(delta=1e-5).users.tolist() == [1]
         assert caught.value.exit_code == 3
         reserve(ledger, round=2, participants=keys(0, 2), budget=tight)
@@ -226,19 +229,19 @@ def test_writers_share_one_file(path: Path) -> None:
 def test_full_disk_refuses_before_spending(path: Path) -> None:
     with Ledger(path) as ledger:
         reserve(ledger, participants=keys(1))
-        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
-        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        pages = ledger._file.connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger._file.connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(RunError, match=r"full.*nothing is spent.*free space"):
             reserve(ledger, round=2, participants=np.arange(5000, dtype=np.int64))
         assert ledger.spent(delta=1e-5).users.tolist() == [1]
     with Ledger(path) as ledger:
         assert len(ledger.history()) == 1
-        assert ledger._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert ledger._file.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_read_only_file_refuses_before_spending(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger._connection.execute("PRAGMA query_only = 1")
+        ledger._file.connection.execute("PRAGMA query_only = 1")
         with pytest.raises(RunError, match=r"readonly.*nothing is spent"):
             reserve(ledger)
 
@@ -263,9 +266,9 @@ def test_files_that_are_no_ledger_are_refused_untouched(tmp_path: Path) -> None:
 def test_other_formats_are_refused(path: Path) -> None:
     Ledger(path).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 1")
     connection.close()
-    with pytest.raises(RunError, match="format 2"):
+    with pytest.raises(RunError, match="format 1"):
         Ledger(path)
 
 

@@ -1,0 +1,107 @@
+"""Under which terms a ledger was begun or a charge made: what an auditor must know beside sigma.
+
+Everything here is public. Where nobody said it, it is absent: an auditor reports it as unknown.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from shared.privacy.plan import Plan, Unit
+
+__all__ = ["ADJACENCY", "RNG_POLICY", "Terms", "code_digest"]
+
+ADJACENCY: Final = "add-or-remove"
+"""The relation that every epsilon of this package is for."""
+
+RNG_POLICY: Final = {
+    "os": "float64 Gaussian from AES-256-CTR under a fresh OS key per draw; no seed exists",
+    "seeded": "repeatable stand-in: not private",
+    "off": "no noise: not private",
+}
+"""Where protective draws come from, by the name of their source."""
+
+MECHANISMS: Final = {
+    "interaction/local": "DP-SGD on the device: per-interaction clip and Gaussian noise, version 1",
+}
+
+ROOMS: Final = ("client", "server", "shared")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """The public terms of a protected piece of work.
+
+    Attributes:
+        unit: What is protected.
+        trust: Who adds the noise.
+        epsilon: Budget of one unit; None without protection.
+        delta: Failure probability; None without protection.
+        clip_norm: L2 bound of one unit's contribution to one step.
+        clip_policy: How the bound was chosen ("fixed").
+        noise_multiplier: Claimed noise; None without protection.
+        sampling_rate: Claimed sampling rate, by the device's own coin.
+        steps_per_round: Noised steps in one participation.
+        participations: Most rounds that one device may take part in.
+        rounds: Rounds of the run.
+        expected_cohort: Public denominator of a round.
+        noise: Source of the protective draws.
+        mechanism: Name and version of the mechanism; None where this version knows no name.
+    """
+
+    unit: str
+    trust: str
+    epsilon: float | None
+    delta: float | None
+    clip_norm: float
+    clip_policy: str
+    noise_multiplier: float | None
+    sampling_rate: float
+    steps_per_round: int
+    participations: int
+    rounds: int
+    expected_cohort: int
+    noise: str
+    mechanism: str | None
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> "Terms":
+        """Return the terms of a plan."""
+        protected = plan.unit is not Unit.NONE
+        return cls(
+            unit=str(plan.unit),
+            trust=str(plan.trust),
+            epsilon=plan.epsilon if protected else None,
+            delta=plan.delta if protected else None,
+            clip_norm=plan.clip_norm,
+            clip_policy="fixed",
+            noise_multiplier=plan.noise_multiplier if protected else None,
+            sampling_rate=plan.sampling_rate,
+            steps_per_round=plan.steps_per_round,
+            participations=plan.participations,
+            rounds=plan.rounds,
+            expected_cohort=plan.expected_cohort,
+            noise=plan.noise,
+            mechanism=MECHANISMS.get(f"{plan.unit}/{plan.trust}"),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, for a record."""
+        return asdict(self)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return the SHA-256 (hex) of the source of `client`, `server` and `shared` as installed.
+
+    Two installations of the same version have the same digest; an edited file changes it.
+    """
+    root = Path(__file__).parents[2]
+    whole = hashlib.sha256()
+    for room in ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            whole.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
