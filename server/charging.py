@@ -4,7 +4,9 @@ It is apart from the devices' ledgers and kept in the same way. Its head goes ou
 so that devices witness it: a server cannot later show another history than the one they saw.
 
 A round that is played again after a crash is the same work: devices answer it with the replies
-they stored, so it is charged once.
+they stored, so it is charged once. Where the server itself adds the noise, that holds until the
+round was settled, which is after its model was kept: played again from an older checkpoint it
+would be noised anew, a second release that is charged again.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.privacy.chain import canonical, sha
-from shared.privacy.plan import Plan
+from shared.privacy.plan import Plan, Trust, Unit
 
 if TYPE_CHECKING:
     from shared.privacy.statement import Reservation
@@ -35,6 +37,7 @@ class Charging:
 
     Guarantees:
         A round is charged before it is ordered, and a repeated one is charged once.
+        A settled round that this server noised is charged again when it is repeated.
 
     Raises:
         RunError: The ledger cannot be used.
@@ -46,6 +49,7 @@ class Charging:
         from shared.privacy.terms import Terms
 
         self._plan = plan
+        self._noises = plan.unit is Unit.USER and plan.trust is Trust.CENTRAL
         self._terms = Terms.from_plan(plan)
         # What keeps the directory from being made keeps the ledger from being opened, and says so.
         with contextlib.suppress(OSError):
@@ -67,7 +71,7 @@ class Charging:
         digest = sha(canonical({"state": state, "people": people.tolist()}))
         order: dict[str, Any] = {"run": run, "round": round, "order_digest": digest}
         self._paid = self._ledger.find(**order)
-        if self._paid is None:
+        if self._paid is None or (self._noises and self._paid.reply_digest is not None):
             self._ledger.reserve(
                 **order,
                 participants=people,

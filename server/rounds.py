@@ -155,6 +155,7 @@ class _Loop:
                 # A round is noised once: what the next order shows must survive a crash.
                 save = last or self._noises or state.round % terms.checkpoint_every == 0
                 record.keep(run, report, save=save)
+                record.settle(tally.total)
             if stop:
                 break
         return state
@@ -196,8 +197,6 @@ class _Loop:
             )
         if self._noises and not tally.exhausted:
             tally.total = self._noised(tally, base.round)
-        if self._record is not None and not tally.exhausted:
-            self._record.settle(tally.total)
         return tally
 
     def _charged(self, order: Order, chosen: Ints) -> str:

@@ -25,6 +25,8 @@ RNG_POLICY: Final = {
 
 MECHANISMS: Final = {
     "interaction/local": "DP-SGD on the device: per-interaction clip and Gaussian noise, version 1",
+    "user/local": "Gaussian mechanism on the device: whole contribution clipped, version 1",
+    "user/central": "Gaussian mechanism on the server: whole contributions clipped, version 1",
 }
 
 ROOMS: Final = ("client", "server", "shared")

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import federate, made_population, plan, private_plan
+from counting import federate, made_population, plan, private_plan, user_plan
 
 from server.charging import Charging
 from shared.errors import BudgetError
 from shared.privacy.accounting import epsilon_of
 from shared.privacy.chain import Head
 from shared.privacy.ledger import Ledger
+from shared.privacy.plan import Trust
 from shared.privacy.verification import cross_check, read_ledger
 
 PLAN = private_plan(rounds=2)
@@ -38,6 +39,22 @@ def test_a_round_is_charged_before_it_is_ordered_and_a_repeated_one_is_charged_o
     charging.reserve(**ROUND | {"round": 2})
     with pytest.raises(BudgetError):
         charging.reserve(**ROUND | {"round": 3})
+    charging.close()
+
+
+def test_a_settled_round_that_this_server_noised_is_charged_again(tmp_path: Path) -> None:
+    made = user_plan(trust=Trust.CENTRAL, rounds=2)
+    tight = replace(made, epsilon=epsilon_of([made.total_spend], delta=made.delta))
+    for settled, charges in ((False, 1), (True, 1), (False, 2)):
+        charging = Charging(tmp_path / "ledger.db", plan=tight, settings="s")
+        charging.reserve(**ROUND)
+        assert len(charging._ledger.history()) == charges
+        if settled:
+            charging.release("sum")
+        charging.close()
+    charging = Charging(tmp_path / "ledger.db", plan=tight, settings="s")
+    with pytest.raises(BudgetError):
+        charging.reserve(**ROUND)
     charging.close()
 
 
