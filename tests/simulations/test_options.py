@@ -95,3 +95,17 @@ def test_a_manifest_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match="manifest"):
         resumed(tmp_path, {})
+
+
+def test_a_trusted_server_is_never_chosen_for_anyone() -> None:
+    asked = {"flags": {"privacy.unit": "user"}, "assignments": [], "out": None, "resume": False}
+    with pytest.raises(ConfigError, match="--trust central"):
+        settings_for(config=None, **asked)  # type: ignore[arg-type]
+    chosen = settings_for(
+        config=None,
+        flags={"privacy.unit": "user", "privacy.trust": "local"},
+        assignments=[],
+        out=None,
+        resume=False,
+    )
+    assert chosen.privacy.trust == "local"
