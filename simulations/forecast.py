@@ -13,13 +13,13 @@ from server.census import Census
 from server.terms import settle
 from shared.algorithms.base import Algorithm
 from shared.config import Settings
-from shared.data.sources import load
 from shared.data.splits import split
 from shared.errors import ConfigError, VerificationError
 from shared.privacy.accounting import agree
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.protocol import wire_type
 from simulations.display import Display
+from simulations.run import load_dataset
 
 __all__ = ["forecast"]
 
@@ -55,15 +55,7 @@ def forecast(*, settings: Settings, display: Display) -> dict[str, Any]:
 
 
 def _census(settings: Settings, display: Display) -> Census:
-    data = settings.data
-    dataset = load(
-        data.dataset,
-        items=data.items,
-        cleaning=data.cleaning,
-        columns=data.columns,
-        seed=settings.seed,
-        announce=display.announce,
-    )
+    dataset = load_dataset(settings, display)
     train = split(dataset.interactions, settings.protocol, settings.seed).train
     return Census(nodes={1: train.n_users}, n_items=train.n_items, catalogue=dataset.items.digest)
 

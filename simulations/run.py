@@ -26,7 +26,7 @@ from simulations.display import Display
 from simulations.federation import Federation, Learned
 from simulations.spending import check_claim, privacy_block
 
-__all__ = ["measure", "simulate"]
+__all__ = ["load_dataset", "measure", "simulate"]
 
 Floats = NDArray[np.float64]
 Scorer = Callable[[Interactions], Floats]
@@ -121,10 +121,14 @@ def measure(
     return scores, result
 
 
-def _load(settings: Settings, display: Display) -> _Job:
-    """Read and split the data, and refuse what cannot be measured on it."""
+def load_dataset(settings: Settings, display: Display) -> Dataset:
+    """Return the data set that the settings name; what was done to get it is shown.
+
+    Raises:
+        DataError: It cannot be had or used.
+    """
     data = settings.data
-    dataset = load(
+    return load(
         data.dataset,
         items=data.items,
         cleaning=data.cleaning,
@@ -132,6 +136,11 @@ def _load(settings: Settings, display: Display) -> _Job:
         seed=settings.seed,
         announce=display.announce,
     )
+
+
+def _load(settings: Settings, display: Display) -> _Job:
+    """Read and split the data, and refuse what cannot be measured on it."""
+    dataset = load_dataset(settings, display)
     table = dataset.interactions
     _check_cut_offs(settings.evaluation, table.n_items)
     parts = cut(table, settings.protocol, settings.seed)
