@@ -64,6 +64,9 @@ def find_columns(
     Raises:
         DataError: A needed or named column is missing, or two roles share one column; the message
             lists what was found, what is needed and the nearest names.
+
+    Guarantees:
+        a line that is no header is not repeated in an error: its cells may be a person's data.
     """
     places = {role: _place(found, name, usual[role]) for role, name in wanted.items()}
     missing = [
@@ -100,15 +103,21 @@ def _missing(
     needed: Sequence[str],
     where: str,
 ) -> str:
+    # A line without one usual name may hold no names but people's data: it is not repeated.
+    names = {name for names in usual.values() for name in names}
+    named = [name for name in wanted.values() if isinstance(name, str) and name]
+    header = any(_plain(column) in names or column in named for column in found)
+    shown = f"found {_listed(found)}" if header else f"found {len(found)} columns of unknown names"
     hints = []
     for role in missing:
         asked = wanted[role]
         aims = [_plain(asked)] if isinstance(asked, str) and asked else list(usual[role])
-        near = [c for c in found if difflib.get_close_matches(_plain(c), aims, n=1, cutoff=0.6)]
+        close = [c for c in found if difflib.get_close_matches(_plain(c), aims, n=1, cutoff=0.6)]
+        near = close if header else []
         label = f"{role} ({asked!r})" if asked not in {None, ""} else role
         hints.append(f"{label} (nearest: {_listed(near)})" if near else label)
     return (
-        f"{where}: no column for {' and '.join(hints)}; found {_listed(found)}; "
+        f"{where}: no column for {' and '.join(hints)}; {shown}; "
         f"needed {' and '.join(needed)}; name them in a column map."
     )
 

@@ -316,6 +316,13 @@ def test_a_missing_column_names_found_needed_and_nearest(tmp_path: Path) -> None
     assert "share one column" in refusal(path, columns=ColumnMap(user="usr", item="usr"))
 
 
+def test_a_line_that_is_no_header_is_not_repeated_in_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", b"alice,secret film\nbob,another film\n")
+    message = refusal(path)
+    assert "2 columns of unknown names" in message
+    assert not any(word in message for word in ("alice", "secret", "film"))
+
+
 def test_a_column_map_chooses_and_leaves_out(tmp_path: Path) -> None:
     path = write(tmp_path, "a.tsv", b"u\tm\trating\tdate\nx\ty\t3\t2020-01-01T00:00:10Z\n")
     columns = ColumnMap(user="u", item=1, value="")
