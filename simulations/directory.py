@@ -27,10 +27,13 @@ PACKAGES = ("fedrec", "flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
 def default_name(settings: Settings, *, now: float) -> Path:
-    """Return `runs/<dataset>-<model>-<time>`, with a number behind it if that exists."""
+    """Return `runs/<dataset>-<model>-<time>-<process>`, with a number behind it if that exists.
+
+    The process is in the name so that runs started in the same second never share a directory.
+    """
     dataset = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.data.dataset).stem) or "data"
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    name = f"{dataset}-{settings.model.name}-{stamp}"
+    name = f"{dataset}-{settings.model.name}-{stamp}-{os.getpid()}"
     paths = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 100))))
     return next(path for path in paths if not path.exists())
 

@@ -206,8 +206,9 @@ def test_plan_only_shows_and_stops(tmp_path: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("trust", ["central", "local"])
-def test_a_run_that_protects_whole_users(words: list[str], trust: str) -> None:
-    done = RUN.invoke(app, [*words, "--json", "--unit", "user", "--trust", trust])
+def test_a_run_that_protects_whole_users(words: list[str], tmp_path: Path, trust: str) -> None:
+    place = ["--json", "--out", str(tmp_path / "run")]
+    done = RUN.invoke(app, [*words, *place, "--unit", "user", "--trust", trust])
     assert done.exit_code == 0, done.output
     privacy = json.loads(done.stdout)["privacy"]
     assert (privacy["private"], privacy["unit"], privacy["trust"]) == (True, "user", trust)

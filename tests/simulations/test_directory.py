@@ -1,6 +1,7 @@
 """The run directory: files whole or absent, nothing overwritten."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_default_name_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     settings = Settings.from_table({"data": {"dataset": "/data/my events.csv"}})
     first = default_name(settings, now=0.0)
+    assert str(os.getpid()) in first.name
     first.mkdir(parents=True)
     assert first.name.startswith("my-events-mf-")
     assert default_name(settings, now=0.0).name == first.name + "-2"
