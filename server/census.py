@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -37,16 +37,23 @@ class Census:
         nodes: Node ids in ascending order, and the users each hosts.
         n_items: Size of the catalogue.
         catalogue: Digest of the vocabulary, equal on all nodes.
+        identities: Ed25519 public keys of the nodes that are one device each.
     """
 
     nodes: Mapping[int, int]
     n_items: int
     catalogue: str
+    identities: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def users(self) -> int:
         """Size of the population."""
         return sum(self.nodes.values())
+
+    @property
+    def of_devices(self) -> bool:
+        """Whether every node is one device, which can take part in a secure sum itself."""
+        return len(self.identities) == len(self.nodes) == self.users
 
     def placed(self, chosen: Ints) -> dict[int, Ints]:
         """Return, by node, the positions there of the chosen users (0 .. users - 1, ascending)."""
@@ -87,7 +94,8 @@ def greet(grid: Grid, *, nodes: int | None = None, deadline: float = 60.0) -> Ce
         raise RunError("The nodes hold different catalogues; give every node the same item list.")
     one = next(iter(found.values()))
     users = {node: found[node].users for node in sorted(found)}
-    return Census(nodes=users, n_items=one.n_items, catalogue=one.catalogue)
+    keys = {node: bytes.fromhex(found[node].identity) for node in users if found[node].identity}
+    return Census(nodes=users, n_items=one.n_items, catalogue=one.catalogue, identities=keys)
 
 
 def _wait_for_nodes(grid: Grid, expected: int, deadline: float) -> list[int]:
