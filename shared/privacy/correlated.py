@@ -41,7 +41,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Never
+from typing import Final, Never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ from shared.privacy.bounds import count, number
 from shared.privacy.calibration import noise_multiplier as independent_multiplier
 from shared.privacy.gaussian import ROUNDING, perturb
 from shared.privacy.plan import Plan
-from shared.privacy.release import ClippedUpdate, Release, Rows, check_entrusted
+from shared.privacy.release import ClippedUpdate, Release, check_entrusted
 from shared.randomness import NoiseSource
 
 __all__ = [
@@ -69,6 +69,9 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+
+SLACK: Final = 1.0 + 1e-9
+"""More noise than is needed, so that no order of summing up the columns exceeds the budget."""
 
 
 def coefficients(bands: int) -> Array:
@@ -141,7 +144,7 @@ def correlated_multiplier(
         ConfigError: As for `sensitivity`; or epsilon or delta is out of range.
     """
     single = independent_multiplier(epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=1)
-    return single * sensitivity(rounds=rounds, separation=separation, bands=bands)
+    return SLACK * single * sensitivity(rounds=rounds, separation=separation, bands=bands)
 
 
 def participation_spend(
@@ -225,14 +228,8 @@ def encode(kept: ClippedUpdate, *, since: NDArray[np.int64], bands: int) -> Clip
         raise ConfigError("Expected rounds since its contribution, >= 0, for every user.")
     known = np.append(coefficients(bands), 0.0)
     factors = known[np.minimum(since, bands)]
-    tensors = {name: _times(rows, factors) for name, rows in kept.tensors.items()}
+    tensors = {name: rows.times(factors) for name, rows in kept.tensors.items()}
     return replace(kept, tensors=tensors)
-
-
-def _times(rows: Rows, factors: Array) -> Rows:
-    """Multiply every row by the factor of its owner."""
-    places = (-1, *[1] * (rows.values.ndim - 1))
-    return replace(rows, values=rows.values * factors[rows.owner].reshape(places))
 
 
 class Decoder:

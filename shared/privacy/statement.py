@@ -238,7 +238,7 @@ class Statement:
         near = [turn for turn in rounds if abs(asked.round - turn) < widest]
         found = [self.reservations[seq] for turn in near for seq in rounds[turn]]
         return any(
-            abs(asked.round - one.round) < max(asked.separation, one.separation)
+            max(asked.separation, one.separation) > max(1, abs(asked.round - one.round))
             and bool(np.isin(asked.participants, one.participants).any())
             for one in found
         )
