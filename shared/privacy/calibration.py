@@ -105,6 +105,9 @@ def make_plan(
         expected_cohort=cohort,
         noise=config.noise,
         shares=() if config.unit is Unit.INTERACTION else shares,
+        clip_quantile=config.clip_quantile,
+        clip_share=config.clip_share if config.clip_quantile else 0.0,
+        metrics_share=config.metrics_share,
         **_silent(config, cohort),
     )
 
