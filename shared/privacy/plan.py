@@ -46,7 +46,7 @@ class PrivacyConfig:
         unit: What is protected ("user", "interaction", "none").
         trust: Who adds the noise ("distributed", "central", "local").
         epsilon: Budget of one unit over the whole run.
-        delta: Failure probability; 0 means the rule of `accounting.default_delta`.
+        delta: Failure probability; None means the rule of `calibration.default_delta`.
         clip_norm: L2 bound of one unit's contribution to one step; of a user, to one round.
         noise: Source of protective draws: "os" (the only private one), "seeded" or "off".
         dropouts: Share of a cohort that may fall silent in a round (trust "distributed"): the
@@ -67,7 +67,7 @@ class PrivacyConfig:
     unit: Unit = Unit.INTERACTION
     trust: Trust = Trust.LOCAL
     epsilon: float = 8.0
-    delta: float = 0.0
+    delta: float | None = None
     clip_norm: float = 0.3
     noise: str = "os"
     dropouts: float = 0.05
@@ -84,8 +84,8 @@ class PrivacyConfig:
                 raise ConfigError(f"Expected a share {name}={share} of a cohort in [0, 0.5).")
         _check_parts(self)
         object.__setattr__(self, "epsilon", number("epsilon", self.epsilon))
-        delta = 0.0 if _is_zero(self.delta) else number("delta", self.delta)
-        object.__setattr__(self, "delta", delta)
+        if self.delta is not None:
+            object.__setattr__(self, "delta", number("delta", self.delta))
         object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
 
 
@@ -316,7 +316,3 @@ def _named(kind: type[Name], setting: str, value: str) -> Name:
 
 def _unknown(setting: str, value: object, known: tuple[str, ...]) -> str:
     return f"Unknown {setting}={value}; use one of {', '.join(known)}."
-
-
-def _is_zero(value: object) -> bool:
-    return not isinstance(value, bool) and value == 0
