@@ -1,5 +1,6 @@
 """A baseline with the best of its settings: chosen on validation, never on test."""
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,11 +22,13 @@ class Choice:
         score: Histories -> float64 [rows, n_items].
         settings: Those it was trained with.
         tried: Settings that were compared on validation; 1 means none were.
+        seconds: Processor time of training and choosing.
     """
 
     score: Scorer = field(repr=False)
     settings: dict[str, Any]
     tried: int
+    seconds: float
 
 
 def stochastic(name: str) -> bool:
@@ -54,6 +57,7 @@ def choose(name: str, split: Split, *, seed: int, batch: int = 512) -> Choice:
     """
     kind, fit = _known(name)
     grid = GRIDS.get(name) or (kind(),)
+    began = time.process_time()
     measured = EvaluationConfig(full=(METRIC,), sampled=(), extra=(), batch=batch)
     chosen = fit(split.train, config=grid[0], seed=seed)
     settings, most = grid[0], _value(chosen, split, measured, seed) if grid[1:] else 0.0
@@ -62,7 +66,12 @@ def choose(name: str, split: Split, *, seed: int, batch: int = 512) -> Choice:
         value = _value(score, split, measured, seed)
         if value > most:
             chosen, settings, most = score, config, value
-    return Choice(score=chosen, settings=asdict(settings), tried=len(grid))
+    return Choice(
+        score=chosen,
+        settings=asdict(settings),
+        tried=len(grid),
+        seconds=time.process_time() - began,
+    )
 
 
 def _value(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -> float:
