@@ -56,32 +56,26 @@ def lineup(
         configs: TOML files; without any, the settings of `fedrec simulate` without a file.
         models: Models each configuration runs with; without any, its own.
         epsilons: Budgets each of them runs with, "none" without protection; without any, its own.
+            A configuration that protects nothing has one line whatever is asked.
         seeds: Seeds each of them runs with.
         flags: Dotted key -> value of further options.
         assignments: Texts "a.b=c" of `--set`.
 
     Raises:
-        ConfigError: Settings are impossible, two lines have one name, a budget is asked of a
-            configuration without protection, or lines would not be measured on the same users.
+        ConfigError: Settings are impossible, two lines have one name, or lines would not be
+            measured on the same users.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError("Expected different --seeds, at least one.")
     lines = []
     files: Sequence[Path | None] = configs or [None]
     methods: Sequence[str | None] = models or [None]
-    budgets: Sequence[str | None] = epsilons or [None]
-    for config, model, epsilon in itertools.product(files, methods, budgets):
-        runs = []
-        for seed in seeds:
-            more = {**flags, "seed": seed, **_budget(epsilon)}
-            if model is not None:
-                more["model.name"] = model
-            runs.append(
-                settings_for(
-                    config=config, flags=more, assignments=assignments, out=None, resume=False
-                )
-            )
-        lines.append(_line(config, epsilon, tuple(runs), several=bool(models)))
+    for config, model in itertools.product(files, methods):
+        chosen = flags if model is None else {**flags, "model.name": model}
+        for epsilon in _budgets(config, chosen, assignments, epsilons):
+            given = {**chosen, **_budget(epsilon)}
+            runs = tuple(_settings(config, {**given, "seed": n}, assignments) for n in seeds)
+            lines.append(_line(config, runs, several=bool(models)))
     _check(lines)
     return lines
 
@@ -113,6 +107,25 @@ def whole_numbers(text: str, *, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _settings(
+    config: Path | None, flags: Mapping[str, object], assignments: Sequence[str]
+) -> Settings:
+    return settings_for(config=config, flags=flags, assignments=assignments, out=None, resume=False)
+
+
+def _budgets(
+    config: Path | None,
+    flags: Mapping[str, object],
+    assignments: Sequence[str],
+    epsilons: Sequence[str],
+) -> Sequence[str | None]:
+    """Return the budgets of one configuration; one without protection has "none" only."""
+    if not epsilons:
+        return [None]
+    alone = _settings(config, flags, assignments)
+    return epsilons if alone.privacy.unit is not Unit.NONE else ["none"]
+
+
 def _budget(epsilon: str | None) -> dict[str, object]:
     if epsilon is None:
         return {}
@@ -126,20 +139,13 @@ def _budget(epsilon: str | None) -> dict[str, object]:
         ) from None
 
 
-def _line(
-    config: Path | None, epsilon: str | None, runs: tuple[Settings, ...], *, several: bool
-) -> Line:
+def _line(config: Path | None, runs: tuple[Settings, ...], *, several: bool) -> Line:
     privacy, model = runs[0].privacy, runs[0].model.name
-    open_run = privacy.unit is Unit.NONE
-    if open_run and epsilon not in {None, "none"}:
-        raise ConfigError(
-            f"{config} has privacy.unit='none', so it cannot run at epsilon {epsilon}; name a "
-            "configuration that protects something, or --epsilons none."
-        )
     label = config.stem if config is not None else model
     if config is not None and several:
         label = f"{label}-{model}"
-    return Line(label=label, epsilon=None if open_run else privacy.epsilon, runs=runs)
+    epsilon = None if privacy.unit is Unit.NONE else privacy.epsilon
+    return Line(label=label, epsilon=epsilon, runs=runs)
 
 
 def _check(lines: Sequence[Line]) -> None:

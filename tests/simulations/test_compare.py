@@ -14,6 +14,7 @@ from shared.evaluation.buckets import Buckets
 from shared.evaluation.protocols import Scores
 from simulations import compare as room
 from simulations.cli import app
+from simulations.lineup import lineup
 from simulations.scorebook import load_scores, save_scores
 from simulations.standings import Row, pooled, standings
 
@@ -142,7 +143,6 @@ def test_an_interrupted_comparison_goes_on(words, tmp_path, monkeypatch):
         (["--baselines", "knn"], "item-knn"),
         (["--reference", "mf@1"], "counts@8"),
         (["--models", "mff"], "did you mean mf?"),
-        (["--set", "privacy.unit=none", "--epsilons", "3"], "cannot run at epsilon 3"),
     ],
 )
 def test_impossible_requests_write_nothing(words, tmp_path, change, part):
@@ -211,3 +211,27 @@ def test_scores_come_back_from_their_file(tmp_path):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(RunError, match=r"one\.safetensors"):
         load_scores(path)
+
+
+def test_a_protocol_that_asks_others_under_each_seed(words):
+    """Under strong generalisation baselines are trained anew, and users pooled over the seeds."""
+    strong = ["--set", "protocol=strong", "--epsilons", "none", "--baselines", "item-knn"]
+    done = RUN.invoke(app, [*words, *strong, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert 4 < found["users_asked"] <= 8
+    assert [row["runs"] for row in found["rows"]] == [2, 2]
+    assert sum(part["users"] for part in found["rows"][0]["buckets"]["activity"]) == 4
+
+
+def test_a_configuration_without_protection_never_carries_a_budget(tmp_path):
+    plain = tmp_path / "plain.toml"
+    plain.write_text(TINY.replace('unit = "user"', 'unit = "none"'), encoding="utf-8")
+    safe = tmp_path / "safe.toml"
+    safe.write_text(TINY, encoding="utf-8")
+    given = {"models": [], "seeds": [0], "flags": {}, "assignments": []}
+    lines = lineup(configs=[plain, safe], epsilons=["3", "1"], **given)
+    assert [line.name for line in lines] == ["plain@none", "safe@3", "safe@1"]
+    assert [line.runs[0].privacy.epsilon for line in lines[1:]] == [3.0, 1.0]
+    own = lineup(configs=[plain, safe], epsilons=[], **given)
+    assert [line.name for line in own] == ["plain@none", "safe@8"]
