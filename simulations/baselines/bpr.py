@@ -50,7 +50,7 @@ class BprConfig:
 
     dim: int = 128
     rate: float = 0.005
-    l2: float = 0.005
+    l2: float = 0.002
     epochs: int = 30
     batch: int = 4096
     fold_in: int = 40
