@@ -107,7 +107,7 @@ class _Scale:
         xs = [*(point.x for point in points), *chart.ticks]
         highs = [point.y if point.high is None else point.high for point in points]
         most = max([*highs, *chart.levels.values()], default=0.0)
-        step = _step(most if most > 0 else 1.0)
+        step = _step(most if most > 1e-12 else 1.0)
         top = step * max(1, math.ceil(most / step - 1e-9))
         return cls(first=min(xs, default=0.0), last=max(xs, default=1.0), top=top, step=step)
 
@@ -122,9 +122,10 @@ class _Scale:
 
 
 def _step(most: float) -> float:
-    """Return a round step that gives four to ten ticks up to `most`."""
+    """Return a round step of which four to eight reach `most`."""
     power = 10.0 ** math.floor(math.log10(most))
-    return next(power * part for part in (0.1, 0.2, 0.25, 0.5, 1.0) if most / (power * part) <= 8)
+    steps = (power * part for part in (0.1, 0.2, 0.25, 0.5, 1.0))
+    return next((step for step in steps if most / step <= 8), 2 * power)
 
 
 def _axes(chart: Chart, scale: _Scale) -> Iterator[Element]:

@@ -5,6 +5,7 @@ again at any time.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def _curves(rounds: Sequence[Result]) -> Iterator[Element]:
         points = tuple(
             Point(x=float(line["round"]), y=float(line[key]))
             for line in rounds
-            if isinstance(line.get(key), int | float) and "round" in line
+            if isinstance(line.get(key), int | float) and math.isfinite(line[key])
         )
         if points:
             drawn = True

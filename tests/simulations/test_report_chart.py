@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simulations.report.chart import BOTTOM, HEIGHT, TOP, Chart, Point, Series, draw
@@ -67,7 +67,14 @@ def test_higher_values_are_higher_up_and_zero_is_the_base():
     assert len(set(places)) == 3
 
 
-@pytest.mark.parametrize("values", [[], [0.0], [1.0], [3e-9, 1e-9], [1e6, 5.0]])
+@given(values=st.lists(st.floats(min_value=0, max_value=1e9), max_size=4))
+@example(values=[9.9997])
+@example(values=[1000.0])
+@example(values=[5e-324])
+@settings(deadline=None, max_examples=200)
 def test_any_values_stay_on_the_page(values):
-    for mark in draw(chart(values)).findall("circle"):
+    drawn = draw(chart(values))
+    for mark in drawn.findall("circle"):
         assert TOP - 0.01 <= float(mark.get("cy")) <= HEIGHT - BOTTOM
+    grid = [line for line in drawn.findall("line") if line.get("stroke") == "#dddddd"]
+    assert 2 <= len(grid) <= 10
