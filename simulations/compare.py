@@ -27,7 +27,7 @@ from shared.evaluation.buckets import Buckets, by_activity, by_popularity
 from shared.evaluation.protocols import Scores, evaluate
 from simulations.baselines.choice import Choice, choose, stochastic
 from simulations.baselines.zoo import BASELINES, GRIDS
-from simulations.directory import read_json
+from simulations.directory import read_json, write_json
 from simulations.display import Display
 from simulations.lineup import Line
 from simulations.options import settings_of
@@ -158,8 +158,14 @@ def _run(
     if begun and book.exists():
         return load_scores(book)[0], read_json(place / "result.json")
     display.announce(f"  seed {settings.seed}")
+    answer = place / "result.json"
+    before = read_json(answer) if answer.exists() else None
     with Display(silent=True) as silent:
         scores, result = measure(settings=settings, out=place, resume=begun, display=silent)
+    if before is not None:
+        # Nothing was learned this time, so what the run cost is what it said before.
+        result |= {"cost": before["cost"]}
+        write_json(answer, result)
     save_scores(book, scores, note={})
     return scores, result
 

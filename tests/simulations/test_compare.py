@@ -131,6 +131,13 @@ def test_an_interrupted_comparison_goes_on(words, tmp_path, monkeypatch):
     assert RUN.invoke(app, words).exit_code == 0
     assert [path.name for path in calls[2:]] == ["counts@none-seed1"]
 
+    # Killed between a run's result and its scores: measured again, at the cost it had.
+    table = (tmp_path / "out" / "compare.csv").read_text(encoding="utf-8")
+    (tmp_path / "out" / "scores" / "counts@none-seed0.safetensors").unlink()
+    assert RUN.invoke(app, words).exit_code == 0
+    assert [path.name for path in calls[3:]] == ["counts@none-seed0"]
+    assert (tmp_path / "out" / "compare.csv").read_text(encoding="utf-8") == table
+
 
 @pytest.mark.parametrize(
     ("change", "part"),
