@@ -141,7 +141,7 @@ class Participant:
         algorithm = self._checked(order)
         if memory is None or not all(np.isfinite(value).all() for value in memory.values()):
             memory = algorithm.memory(self.keys, order.seed)
-        reservation = self._reserve(order)
+        reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
         reply, learned = self._work(algorithm, order, memory)
         after = _merged(memory, learned, order.participants)
         self._replies.keep(reply, after)
@@ -180,7 +180,7 @@ class Participant:
         if (plan.sampling_rate, plan.steps_per_round) != public:
             raise ConfigError("The plan's sampling rate or steps are not the algorithm's own.")
 
-    def _reserve(self, order: Order) -> int | None:
+    def _reserve(self, order: Order, *, purpose: str) -> int | None:
         """Charge the users of a protected order, unless they paid and no reply came of it."""
         plan = order.plan
         if plan.unit is Unit.NONE:
@@ -197,7 +197,8 @@ class Participant:
             round=order.round,
             order_digest=order.digest,
             participants=self.keys[order.participants],
-            spend=plan.spend,
+            spend=plan.spend(order.round),
+            purpose=purpose,
             budget=Budget(epsilon=plan.epsilon, delta=plan.delta, planned=plan.total_spend),
             noise=plan.noise,
             terms=Terms.from_plan(plan),
@@ -249,7 +250,8 @@ def _encoded(update: LocalUpdate, order: Order, *, first: int) -> Reply:
     if plan.trust is Trust.CENTRAL:
         return encode_entrusted(entrust(clipped, plan), order=order)
     noise = noise_source(plan.noise, order.seed)
-    release = privatise(clipped, plan, noise, keys=("user", order.round, first))
+    keys = ("user", order.round, first)
+    release = privatise(clipped, plan, noise, round=order.round, keys=keys)
     return encode_reply(release, order=order)
 
 
@@ -266,7 +268,7 @@ def _head(order: Order) -> "Head | None":
 
 
 def _check_tensors(order: Order, algorithm: Algorithm) -> None:
-    shapes = {name: tuple(shape) for name, shape in algorithm.model.global_shapes.items()}
+    shapes = {name: tuple(shape) for name, shape in algorithm.sent(order.round).items()}
     if {name: value.shape for name, value in order.tensors.items()} != shapes:
         raise ProtocolError("The order's tensors are not those of its model; check the catalogue.")
     if not all(np.isfinite(value).all() for value in order.tensors.values()):

@@ -53,15 +53,15 @@ class Expected:
     norm: float = math.inf
 
     @classmethod
-    def from_order(cls, order: Order) -> "Expected":
-        """Return what answers `order`."""
+    def from_order(cls, order: Order, shapes: Mapping[str, tuple[int, ...]]) -> "Expected":
+        """Return what answers `order`: sums of these shapes."""
         return cls(
             run=order.run,
             round=order.round,
             order=order.digest,
             users=len(order.participants),
             kind=wire_type(order.plan),
-            shapes={name: value.shape for name, value in order.tensors.items()},
+            shapes=shapes,
             norm=_largest_norm(order),
         )
 

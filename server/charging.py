@@ -61,7 +61,7 @@ class Charging:
         """Close the ledger."""
         self._ledger.close()
 
-    def reserve(self, *, run: str, round: int, state: str, people: Ints) -> str:
+    def reserve(self, *, run: str, round: int, state: str, people: Ints, purpose: str) -> str:
         """Charge a round, unless it is one that was charged before; return the ledger's head.
 
         Raises:
@@ -75,7 +75,8 @@ class Charging:
             self._ledger.reserve(
                 **order,
                 participants=people,
-                spend=self._plan.spend,
+                spend=self._plan.spend(round),
+                purpose=purpose,
                 budget=self._plan.budget,
                 noise=self._plan.noise,
                 terms=self._terms,

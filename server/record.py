@@ -61,7 +61,7 @@ class Record:
         if self._charges is not None:
             self._charges.close()
 
-    def charge(self, *, run: str, round: int, state: str, people: Ints) -> str:
+    def charge(self, *, run: str, round: int, state: str, people: Ints, purpose: str) -> str:
         """Charge a round before it is ordered; return the head that devices shall witness.
 
         Args:
@@ -69,6 +69,7 @@ class Record:
             round: Index of the round.
             state: Digest of the global tensors that are sent.
             people: int64 [users], positions in the census of who is asked.
+            purpose: What the round releases.
 
         Raises:
             BudgetError: The population's budget is spent.
@@ -76,7 +77,9 @@ class Record:
         """
         if self._charges is None:
             return ""
-        return self._charges.reserve(run=run, round=round, state=state, people=people)
+        return self._charges.reserve(
+            run=run, round=round, state=state, people=people, purpose=purpose
+        )
 
     def settle(self, total: Mapping[str, NDArray[Any]]) -> None:
         """Note the sum that the last charge paid for.

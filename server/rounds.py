@@ -166,10 +166,10 @@ class _Loop:
         Raises:
             RunError: Fewer users than the quorum are in the sum.
         """
-        tensors = {name: value.astype(np.float32) for name, value in state.tensors.items()}
-        base = replace(
-            self._order, round=state.round + 1, tensors=tensors, state=state_digest(tensors)
-        )
+        round_ = state.round + 1
+        sent = self._algorithm.sent(round_)
+        tensors = {name: state.tensors[name].astype(np.float32) for name in sent}
+        base = replace(self._order, round=round_, tensors=tensors, state=state_digest(tensors))
         base = replace(base, witness=self._charged(base, chosen))
         packed = pack(tensors)
         self._down = message_bytes(order_records(base, packed=packed))
@@ -178,7 +178,8 @@ class _Loop:
             node: replace(base, place=places[node], participants=people)
             for node, people in self._census.placed(chosen).items()
         }
-        tally = Tally({node: Expected.from_order(order) for node, order in orders.items()})
+        shapes = self._algorithm.asked(round_)
+        tally = Tally({node: Expected.from_order(order, shapes) for node, order in orders.items()})
         for message in self._grid.send_and_receive(
             _messages(orders, packed), timeout=self._terms.deadline
         ):
@@ -204,7 +205,11 @@ class _Loop:
         if self._record is None:
             return ""
         return self._record.charge(
-            run=order.run, round=order.round, state=order.state, people=chosen
+            run=order.run,
+            round=order.round,
+            state=order.state,
+            people=chosen,
+            purpose=self._algorithm.purpose(order.round),
         )
 
     @property
@@ -217,7 +222,7 @@ class _Loop:
         source = noise_source(self._plan.noise, self._order.seed)
         keys = ("central", round_)
         release = privatise_total(
-            tally.total, users=tally.users, plan=self._plan, noise=source, keys=keys
+            tally.total, users=tally.users, plan=self._plan, noise=source, round=round_, keys=keys
         )
         return dict(release.tensors)
 
@@ -241,17 +246,12 @@ class _Loop:
             return math.inf
         if not rounds:
             return 0.0
-        from shared.privacy.accounting import epsilon
+        from shared.privacy.accounting import epsilon_of
 
         times = most_participations(
             rounds=rounds, size=self._terms.cohort, users=self._census.users
         )
-        return epsilon(
-            noise_multiplier=self._plan.noise_multiplier,
-            sampling_rate=self._plan.sampling_rate,
-            steps=times * self._plan.steps_per_round,
-            delta=self._plan.delta,
-        )
+        return epsilon_of(self._plan.spends(times), delta=self._plan.delta)
 
 
 def _messages(orders: Mapping[int, Order], packed: ArrayRecord) -> Iterator[Message]:

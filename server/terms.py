@@ -84,6 +84,7 @@ def settle(
         ),
         sampling_rate=algorithm.sampling_rate,
         steps_per_round=algorithm.local_steps,
+        shares=algorithm.shares(terms.rounds),
     )
     return method, algorithm, terms, plan
 

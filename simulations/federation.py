@@ -22,6 +22,7 @@ from shared.config import Settings
 from shared.data.queries import Split
 from shared.errors import BudgetError, ConfigError, MissingExtraError
 from shared.models.base import Tensors
+from shared.privacy.accounting import Spend
 from shared.privacy.chain import Head
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan
@@ -30,7 +31,7 @@ from simulations.cost import Meter
 from simulations.display import Display
 from simulations.grids import LocalGrid
 from simulations.population import Population
-from simulations.spending import most_steps
+from simulations.spending import worst_spends
 from simulations.watch import Watch
 
 __all__ = ["Federation", "Learned"]
@@ -43,7 +44,7 @@ class Learned:
     Attributes:
         tensors: The global model.
         rounds: Rounds that were absorbed.
-        steps: Noised steps charged to the device that was charged most.
+        spends: What the device that was charged most was charged.
         head: The end of the ledger when the run was over.
         bytes_up: Payload that one device sends in a round.
         bytes_down: Payload that one device receives in a round.
@@ -51,7 +52,7 @@ class Learned:
 
     tensors: Tensors = field(repr=False)
     rounds: int
-    steps: int
+    spends: tuple[Spend, ...]
     head: Head
     bytes_up: int
     bytes_down: int
@@ -122,14 +123,14 @@ class Federation:
                 devices.serve(server_app, config)
             else:
                 self._serve_on_ray(server_app, config, out)
-            steps = most_steps(ledger, self.plan)
+            spends = worst_spends(ledger, self.plan)
             head = ledger.conclude(delta=self.plan.delta)
         if watch.last is None:
             raise BudgetError("Every device refused before the first round; nothing was learned.")
         return Learned(
             tensors=watch.tensors,
             rounds=watch.last.round,
-            steps=steps,
+            spends=spends,
             head=head,
             bytes_up=watch.last.bytes_up,
             bytes_down=watch.last.bytes_down,

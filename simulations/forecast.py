@@ -108,10 +108,9 @@ def _outlook(settings: Settings, census: Census) -> dict[str, Any]:
 
 
 def _noise_of_mean(plan: Plan) -> float:
-    """A trusted server adds noise once to the sum; otherwise every device adds its own."""
-    once = plan.trust is Trust.CENTRAL
-    draws = plan.steps_per_round * (1 if once else plan.expected_cohort)
-    return plan.noise_multiplier * float(np.sqrt(draws)) / plan.expected_cohort
+    """Return the noise of the average round's mean, in clip norms."""
+    average = replace(plan, shares=())
+    return average.sum_deviation(1) / (plan.expected_cohort * plan.clip_norm)
 
 
 def _bytes(algorithm: Algorithm, plan: Plan) -> dict[str, int]:

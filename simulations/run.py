@@ -198,7 +198,7 @@ def _result(
         "test": _block(scores["test"]),
         "validation": _block(job.measure(ours, job.split.validation)),
         "baselines": {name: _block(scores.get(name)) for name in BASELINES},
-        "privacy": privacy_block(plan, steps=learned.steps, head=learned.head),
+        "privacy": privacy_block(plan, spends=learned.spends, head=learned.head),
         "cost": {
             "seconds": meter.seconds,
             "client_updates_per_core_second": meter.updates_per_core_second,

@@ -1,14 +1,14 @@
 """The privacy block of a result: what was asked for, what was spent, who says so."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from shared.privacy.accounting import agree
+from shared.privacy.accounting import Spend, agree
 from shared.privacy.chain import Head
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan, Unit
 
-__all__ = ["check_claim", "most_steps", "privacy_block"]
+__all__ = ["check_claim", "privacy_block", "worst_spends"]
 
 
 def check_claim(plan: Plan) -> None:
@@ -21,19 +21,17 @@ def check_claim(plan: Plan) -> None:
         agree((plan.total_spend,), delta=plan.delta)
 
 
-def most_steps(ledger: Ledger, plan: Plan) -> int:
-    """Return the noised steps charged to the device that was charged most; 0 for none."""
-    if plan.unit is Unit.NONE:
-        return 0
-    return int(ledger.spent(delta=plan.delta).steps.max(initial=0))
+def worst_spends(ledger: Ledger, plan: Plan) -> tuple[Spend, ...]:
+    """Return what the device that was charged most was charged."""
+    return () if plan.unit is Unit.NONE else ledger.worst(delta=plan.delta)
 
 
-def privacy_block(plan: Plan, *, steps: int, head: Head) -> dict[str, Any]:
+def privacy_block(plan: Plan, *, spends: Sequence[Spend], head: Head) -> dict[str, Any]:
     """Return the block `privacy` of a result.
 
     Args:
         plan: The protection of the run.
-        steps: Noised steps charged to the device that was charged most, from the ledger.
+        spends: What the device that was charged most was charged, from the ledger.
         head: The end of the ledger: with it, records cut off later are missed.
 
     Raises:
@@ -53,10 +51,9 @@ def privacy_block(plan: Plan, *, steps: int, head: Head) -> dict[str, Any]:
         "audit": {"lower_bound": None},
         "ledger": head.as_dict(),
     }
-    if plan.unit is Unit.NONE or not steps:
+    if plan.unit is Unit.NONE or not spends:
         return block
-    spent = replace(plan.total_spend, steps=steps)
-    agreed = agree((spent,), delta=plan.delta)
+    agreed = agree(spends, delta=plan.delta)
     return block | {
         "epsilon": agreed.epsilon,
         "delta": agreed.delta,

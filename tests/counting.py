@@ -17,7 +17,7 @@ from server.census import cohort_size, greet, most_participations
 from server.journal import Observer
 from server.rounds import run_rounds
 from server.terms import Method, Terms
-from shared.algorithms.base import Cohort, Memory, State
+from shared.algorithms.base import Alike, Cohort, Memory, State
 from shared.data.interactions import Interactions
 from shared.models.base import Tensors
 from shared.privacy.gaussian import perturb
@@ -53,7 +53,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counting:
+class Counting(Alike):
     """Counts items; the second column mixes in the state, the key and the memory."""
 
     n_items: int

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.algorithms.base import Cohort, Memory, State
+from shared.algorithms.base import Alike, Cohort, Memory, State
 from shared.algorithms.denoising import shrink_rows
 from shared.algorithms.examples import Batch, Slots, draw_batches
 from shared.algorithms.local_training import Block, LocalTables, changed_rows, gradients
@@ -26,7 +26,7 @@ from shared.algorithms.optimisers import OptimiserConfig, descend, learning_rate
 from shared.algorithms.private_training import Descent, descend_together, release
 from shared.errors import ConfigError
 from shared.models.mf import MatrixFactorization
-from shared.privacy.plan import Plan, Trust, Unit
+from shared.privacy.plan import Plan, Unit
 from shared.privacy.release import LocalUpdate, Release
 from shared.randomness import NoiseSource, keyed_uniforms
 
@@ -90,7 +90,7 @@ class AveragingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Averaging:
+class Averaging(Alike):
     """Federated averaging of matrix factorisation.
 
     Attributes:
@@ -216,11 +216,10 @@ class Averaging:
 
     def _noise_variance(self, round_: int, plan: Plan) -> float:
         """Return the variance of the noise in the mean change of an item row (public)."""
-        variance = (plan.noise_multiplier * plan.clip_norm) ** 2
+        deviation = plan.sum_deviation(round_) / plan.expected_cohort
         if plan.unit is Unit.INTERACTION:
-            variance *= self._blocks(round_, plan)["items"].rate ** 2 * plan.steps_per_round
-        once = plan.trust is Trust.CENTRAL
-        return variance / plan.expected_cohort ** (2 if once else 1)
+            deviation *= self._blocks(round_, plan)["items"].rate
+        return deviation**2
 
     def _draw(self, cohort: Cohort, noise: NoiseSource | None) -> tuple[Slots, list[Batch]]:
         return draw_batches(

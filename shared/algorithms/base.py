@@ -17,10 +17,11 @@ from shared.privacy.plan import Plan
 from shared.privacy.release import LocalUpdate, Release
 from shared.randomness import NoiseSource
 
-__all__ = ["Algorithm", "Cohort", "Memory", "State"]
+__all__ = ["Algorithm", "Alike", "Cohort", "Memory", "Shapes", "State"]
 
 Array = NDArray[np.float64]
 Memory = Mapping[str, Array]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,6 +59,33 @@ class State:
     round: int
 
 
+class _Modelled(Protocol):
+    @property
+    def model(self) -> Model: ...
+
+
+class Alike:
+    """What a method says whose rounds are all alike: the whole model goes out and comes back."""
+
+    __slots__ = ()
+
+    def shares(self, rounds: int) -> tuple[float, ...]:
+        """Return nothing: every round takes the same."""
+        return ()
+
+    def purpose(self, round: int) -> str:
+        """Return that every round trains."""
+        return "train"
+
+    def sent(self: "_Modelled", round: int) -> Shapes:
+        """Return the shapes of the model's global tensors."""
+        return self.model.global_shapes
+
+    def asked(self: "_Modelled", round: int) -> Shapes:
+        """Return the shapes of the model's global tensors."""
+        return self.model.global_shapes
+
+
 class Algorithm(Protocol):
     """A learning method. Implementations are frozen and hold public settings only."""
 
@@ -74,6 +102,22 @@ class Algorithm(Protocol):
     @property
     def local_steps(self) -> int:
         """Public number of noised local steps in one round (interaction-level privacy)."""
+        ...
+
+    def shares(self, rounds: int) -> tuple[float, ...]:
+        """Return what each round takes of the budget (`Plan.shares`); empty for all alike."""
+        ...
+
+    def purpose(self, round: int) -> str:
+        """Return what a round, from 1, releases: one of `statement.PURPOSES`."""
+        ...
+
+    def sent(self, round: int) -> Shapes:
+        """Return the tensors of the state that devices are sent in a round, from 1."""
+        ...
+
+    def asked(self, round: int) -> Shapes:
+        """Return the tensors of one contribution in a round, from 1; of public settings alone."""
         ...
 
     def start(self, seed: int) -> State:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.algorithms.base import Cohort, Memory, State
+from shared.algorithms.base import Alike, Cohort, Memory, State
 from shared.data.interactions import Interactions
 from shared.errors import ConfigError
 from shared.models.popularity import PopularityModel
@@ -44,7 +44,7 @@ class PopularityConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Popularity:
+class Popularity(Alike):
     """Counts of items, exact or noised; each round's count is added to the last.
 
     Attributes:
@@ -69,6 +69,10 @@ class Popularity:
     def local_steps(self) -> int:
         """One noised count a round."""
         return 1
+
+    def purpose(self, round: int) -> str:
+        """Return that every round counts."""
+        return "counts"
 
     def start(self, seed: int) -> State:
         """Return counts of zero."""

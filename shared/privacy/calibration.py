@@ -7,7 +7,8 @@ from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon as epsilon_after
 from shared.privacy.accounting import gaussian_epsilon
 from shared.privacy.bounds import count, number
-from shared.privacy.plan import Plan, PrivacyConfig, Unit
+from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
+from shared.privacy.secure_sum.graph import LEAST_DEVICES
 
 __all__ = ["default_delta", "make_plan", "noise_multiplier"]
 
@@ -61,6 +62,7 @@ def make_plan(
     participations: int,
     sampling_rate: float,
     steps_per_round: int,
+    shares: tuple[float, ...] = (),
 ) -> Plan:
     """Return the plan that gives what `config` asks for.
 
@@ -73,6 +75,7 @@ def make_plan(
         sampling_rate: Probability that one interaction enters one local step.
         steps_per_round: Local steps in one participation. Where a whole user is protected, one
             release leaves a device however it learned: rate and steps of the plan are 1.
+        shares: Of the budget by round (`Plan.shares`).
 
     Raises:
         ConfigError: A number is out of range, the cohort exceeds the population, or delta is above
@@ -101,7 +104,31 @@ def make_plan(
         rounds=rounds,
         expected_cohort=cohort,
         noise=config.noise,
+        shares=() if config.unit is Unit.INTERACTION else shares,
+        **_silent(config, cohort),
     )
+
+
+def _silent(config: PrivacyConfig, cohort: int) -> dict[str, int]:
+    """Return how many of a cohort may fall silent or work with the server.
+
+    Colluders are rounded up, so that a small cohort never counts on everyone's honesty.
+
+    Raises:
+        ConfigError: Too few of the cohort are left for a sum that the server cannot take apart.
+    """
+    if config.trust is not Trust.DISTRIBUTED or config.unit is not Unit.USER:
+        return {}
+    dropouts = math.floor(config.dropouts * cohort)
+    colluders = math.ceil(config.colluders * cohort)
+    quorum = (cohort + colluders) // 2 + 1
+    if cohort < LEAST_DEVICES or cohort - dropouts < quorum:
+        raise ConfigError(
+            f"Expected a cohort of {LEAST_DEVICES} or more of which {quorum} always answer with "
+            f"trust=distributed, found {cohort} less {dropouts}; ask more users, or lower "
+            "privacy.dropouts and privacy.colluders."
+        )
+    return {"dropouts": dropouts, "colluders": colluders}
 
 
 def _delta(asked: float, users: int) -> float:

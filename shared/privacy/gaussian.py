@@ -81,11 +81,16 @@ def perturb(
 
 
 def privatise(
-    clipped: ClippedUpdate, plan: Plan, noise: NoiseSource, *, keys: tuple[str | int, ...] = ()
+    clipped: ClippedUpdate,
+    plan: Plan,
+    noise: NoiseSource,
+    *,
+    round: int = 1,
+    keys: tuple[str | int, ...] = (),
 ) -> Release:
     """Let every device add the whole noise to its own clipped contribution (trust local).
 
-    Each device adds Gaussian noise of standard deviation `noise_multiplier * clip_norm` to every
+    Each device adds Gaussian noise of standard deviation `multiplier(round) * clip_norm` to every
     value of every tensor. Only a cohort's sum leaves, and a sum of n independent Gaussians is one
     Gaussian of n times the variance: a packed cohort makes that one draw.
 
@@ -93,6 +98,7 @@ def privatise(
         clipped: Contributions clipped at the plan's bound.
         plan: Protects a user, with trust local.
         noise: Source of the draws.
+        round: Whose multiplier is meant, from 1.
         keys: Names the draw for stand-in sources.
 
     Raises:
@@ -108,7 +114,7 @@ def privatise(
         )
     check_clip(clipped, plan)
     sums = {name: rows.total() for name, rows in clipped.tensors.items()}
-    variance = clipped.users * (plan.noise_multiplier * plan.clip_norm) ** 2
+    variance = clipped.users * (plan.multiplier(round) * plan.clip_norm) ** 2
     return perturb(
         sums,
         variance=dict.fromkeys(sums, variance),
@@ -124,11 +130,12 @@ def privatise_total(
     users: int,
     plan: Plan,
     noise: NoiseSource,
+    round: int = 1,
     keys: tuple[str | int, ...] = (),
 ) -> Release:
     """Let a trusted server add the noise, once, to the sum of a round (trust central).
 
-    The standard deviation is `noise_multiplier * clip_norm`, and `ROUNDING` times that, because
+    The standard deviation is `multiplier(round) * clip_norm`, and `ROUNDING` times that, because
     contributions are rounded on their way, before the noise.
 
     Args:
@@ -136,6 +143,7 @@ def privatise_total(
         users: Users in the sum.
         plan: Protects a user, with trust central.
         noise: Source of the draws.
+        round: Whose multiplier is meant, from 1.
         keys: Names the draw for stand-in sources.
 
     Raises:
@@ -146,7 +154,7 @@ def privatise_total(
         privatise total noises once: the variance does not depend on the users in the sum.
     """
     check_entrusted(plan)
-    variance = (plan.noise_multiplier * plan.clip_norm * ROUNDING) ** 2
+    variance = (plan.multiplier(round) * plan.clip_norm * ROUNDING) ** 2
     return perturb(
         total, variance=dict.fromkeys(total, variance), users=users, noise=noise, keys=keys
     )

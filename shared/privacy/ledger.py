@@ -281,6 +281,16 @@ class Ledger:
         with self._reading() as statement:
             return statement.charges.spent(delta=delta)
 
+    def worst(self, *, delta: float) -> tuple[Spend, ...]:
+        """Return the charges of a user who was charged most; none before anyone was.
+
+        Raises:
+            ConfigError: delta is out of range.
+        """
+        with self._reading() as statement:
+            bands = statement.charges.bands(delta=delta)
+        return bands[-1].spends if bands else ()
+
     @property
     def _last(self) -> Record:
         if self._statement.last is None:

@@ -49,6 +49,10 @@ class PrivacyConfig:
         delta: Failure probability; 0 means the rule of `accounting.default_delta`.
         clip_norm: L2 bound of one unit's contribution to one step; of a user, to one round.
         noise: Source of protective draws: "os" (the only private one), "seeded" or "off".
+        dropouts: Share of a cohort that may fall silent in a round (trust "distributed"): the
+            noise is enough without them.
+        colluders: Share of a cohort that may work with the server (trust "distributed"): their
+            noise is not counted.
 
     Raises:
         ConfigError: A number is not finite or out of range, a name is unknown, or the unit and
@@ -61,9 +65,15 @@ class PrivacyConfig:
     delta: float = 0.0
     clip_norm: float = 0.3
     noise: str = "os"
+    dropouts: float = 0.05
+    colluders: float = 0.05
 
     def __post_init__(self) -> None:
         _check_names(self)
+        for name in ("dropouts", "colluders"):
+            share = getattr(self, name)
+            if not 0.0 <= share < 0.5:
+                raise ConfigError(f"Expected a share {name}={share} of a cohort in [0, 0.5).")
         object.__setattr__(self, "epsilon", number("epsilon", self.epsilon))
         delta = 0.0 if _is_zero(self.delta) else number("delta", self.delta)
         object.__setattr__(self, "delta", delta)
@@ -80,7 +90,8 @@ class Plan:
         epsilon: Budget asked for; `inf` without protection.
         delta: Failure probability; 0 without protection.
         clip_norm: L2 bound of one unit's contribution to one step.
-        noise_multiplier: Noise standard deviation divided by `clip_norm`, per noised step.
+        noise_multiplier: Noise standard deviation divided by `clip_norm`, per noised step; with
+            `shares`, of the average round.
         sampling_rate: Probability that one unit enters one step, by the device's own coin; 1 for
             whole users.
         steps_per_round: Noised steps in one participation; 1 for whole users.
@@ -88,6 +99,10 @@ class Plan:
         rounds: Rounds of the run.
         expected_cohort: Public denominator: users expected in one round.
         noise: Source of protective draws ("os", "seeded", "off").
+        shares: What each round takes of the whole budget, in mu^2 of Gaussian DP, summing to 1;
+            empty where all rounds are alike.
+        dropouts: Users of a cohort without whom the noise is still enough (trust distributed).
+        colluders: Users of a cohort whose noise is not counted (trust distributed).
 
     Raises:
         ConfigError: As for `PrivacyConfig`; also when a plan without protection claims some.
@@ -105,6 +120,9 @@ class Plan:
     rounds: int
     expected_cohort: int
     noise: str
+    shares: tuple[float, ...] = ()
+    dropouts: int = 0
+    colluders: int = 0
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -119,11 +137,28 @@ class Plan:
         else:
             for name in ("epsilon", "delta", "noise_multiplier"):
                 object.__setattr__(self, name, number(name, getattr(self, name)))
+        self._check_shares()
         if self.unit is Unit.USER and (self.sampling_rate, self.steps_per_round) != (1.0, 1):
             raise ConfigError(
                 "Expected sampling_rate=1 and steps_per_round=1 with unit=user, found "
                 f"{self.sampling_rate:g} and {self.steps_per_round}: a participation is one "
                 "release of a whole contribution, and no sampling is claimed."
+            )
+
+    def _check_shares(self) -> None:
+        object.__setattr__(self, "shares", tuple(self.shares))
+        if not self.shares:
+            return
+        if self.unit is Unit.INTERACTION or self.participations != self.rounds:
+            raise ConfigError(
+                "Expected no shares of the budget by round with unit=interaction or where devices "
+                "skip rounds: every device would have to take part in every round; set cohort=1."
+            )
+        sound = all(isinstance(s, float) and 0.0 < s <= 1.0 for s in self.shares)
+        if not sound or len(self.shares) != self.rounds or abs(math.fsum(self.shares) - 1.0) > 1e-9:
+            raise ConfigError(
+                f"Expected {self.rounds} positive shares of the budget that sum to 1, one a round, "
+                f"found {len(self.shares)}; the learning method sets them."
             )
 
     def _check_claims_nothing(self) -> None:
@@ -139,14 +174,37 @@ class Plan:
         """Whether the run protects a unit with noise that nobody can repeat."""
         return self.unit is not Unit.NONE and self.noise == "os"
 
-    @property
-    def spend(self) -> Spend:
-        """What one participation costs one unit.
+    def multiplier(self, round: int) -> float:
+        """Return the noise multiplier of a round, from 1: a larger share means less noise.
+
+        Raises:
+            ConfigError: The budget is shared out by round, and the run has no such round.
+        """
+        if not self.shares:
+            return self.noise_multiplier
+        if not 1 <= round <= self.rounds:
+            raise ConfigError(f"Expected a round in 1 .. {self.rounds}, found {round}; plan more.")
+        return self.noise_multiplier / math.sqrt(self.shares[round - 1] * self.rounds)
+
+    def spend(self, round: int) -> Spend:
+        """Return what taking part in a round, from 1, costs one unit.
 
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
-        return self._spend(self.steps_per_round)
+        return Spend(
+            noise_multiplier=self.multiplier(round),
+            sampling_rate=self.sampling_rate,
+            steps=self.steps_per_round,
+        )
+
+    def spends(self, rounds: int) -> tuple[Spend, ...]:
+        """Return what the first `rounds` participations cost one unit.
+
+        Raises:
+            ConfigError: The plan protects nothing, so there is nothing to account.
+        """
+        return tuple(self.spend(round) for round in range(1, rounds + 1))
 
     @property
     def total_spend(self) -> Spend:
@@ -155,7 +213,11 @@ class Plan:
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
-        return self._spend(self.steps)
+        return Spend(
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            steps=self.steps,
+        )
 
     @property
     def budget(self) -> Budget:
@@ -166,10 +228,31 @@ class Plan:
         """
         return Budget(epsilon=self.epsilon, delta=self.delta, planned=self.total_spend)
 
-    def _spend(self, steps: int) -> Spend:
-        return Spend(
-            noise_multiplier=self.noise_multiplier, sampling_rate=self.sampling_rate, steps=steps
-        )
+    @property
+    def minimum(self) -> int:
+        """Fewest users in the sum of a round."""
+        return self.expected_cohort - self.dropouts
+
+    @property
+    def honest(self) -> int:
+        """Fewest users in the sum of a round whose noise counts (trust distributed)."""
+        return self.minimum - self.colluders
+
+    def sum_deviation(self, round: int) -> float:
+        """Return the standard deviation of the noise on one value of a round's sum.
+
+        It is public. With trust=distributed all of the cohort are taken to answer; with
+        unit=interaction it is that of steps of length 1.
+        """
+        once = self.multiplier(round) * self.clip_norm
+        if self.unit is Unit.INTERACTION:
+            return once * math.sqrt(self.expected_cohort * self.steps_per_round)
+        draws = {
+            Trust.CENTRAL: 1.0,
+            Trust.LOCAL: float(self.expected_cohort),
+            Trust.DISTRIBUTED: self.expected_cohort / max(1, self.honest),
+        }
+        return once * math.sqrt(draws[self.trust])
 
     @property
     def steps(self) -> int:
@@ -184,11 +267,6 @@ def _check_names(settings: PrivacyConfig | Plan) -> None:
     object.__setattr__(settings, "trust", trust)
     if settings.noise not in NOISE_NAMES:
         raise ConfigError(_unknown("noise", settings.noise, NOISE_NAMES))
-    if unit is Unit.USER and trust is Trust.DISTRIBUTED:
-        raise ConfigError(
-            "unit=user with trust=distributed is not available in this version; use trust=central "
-            "if the server may see each clipped contribution, else trust=local."
-        )
     if unit is Unit.INTERACTION and trust is not Trust.LOCAL:
         raise ConfigError(
             f"Expected trust=local with unit=interaction, found trust={trust}; the device itself "

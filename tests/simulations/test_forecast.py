@@ -39,7 +39,7 @@ def test_the_plan_stands_beside_its_alternatives(path: str) -> None:
     found = planned(path)
     assert (found["users"], found["items"]) == (30, 20)
     plan, beside = found["plan"], found["alternatives"]
-    assert set(beside) == {"rounds=2", "rounds=8", "trust=local"}
+    assert set(beside) == {"rounds=2", "rounds=8", "trust=local", "trust=distributed"}
     assert plan["epsilon"] == pytest.approx(3.0, abs=1e-3)
     assert abs(plan["epsilon"] - plan["second_opinion"]) <= 0.02
     assert beside["rounds=8"]["noise_multiplier"] == pytest.approx(
@@ -47,6 +47,9 @@ def test_the_plan_stands_beside_its_alternatives(path: str) -> None:
     )
     local, central = beside["trust=local"]["noise_of_mean"], plan["noise_of_mean"]
     assert local == pytest.approx(30**0.5 * central)
+    # One of 30 may fall silent, two may work with the server.
+    shared = beside["trust=distributed"]["noise_of_mean"]
+    assert shared == pytest.approx((30 / 27) ** 0.5 * central)
     assert plan["bytes_up_per_user"] == 4 * 4 * 20
 
 

@@ -92,7 +92,7 @@ def test_plan_keeps_the_budget() -> None:
     spent = epsilon(noise_multiplier=made.noise_multiplier, sampling_rate=0.1, steps=20, delta=1e-5)
     assert 3.995 <= spent <= 4.0
     assert made.budget.planned == made.total_spend
-    assert made.total_spend.steps == 10 * made.spend.steps
+    assert made.total_spend.steps == 10 * made.spend(1).steps
     assert made.private
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ConfigError
+from shared.privacy.accounting import epsilon_of
 from shared.privacy.bounds import BOUNDS, count, number
 from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
 
@@ -101,12 +102,42 @@ def test_whole_users_are_protected_by_device_or_server(trust: Trust) -> None:
     assert replace(USER, trust=trust).private
 
 
-def test_distributed_noise_is_said_to_be_missing() -> None:
-    words = "unit=user with trust=distributed is not available in this version; use trust=central"
-    with pytest.raises(ConfigError, match=words):
-        PrivacyConfig(unit=Unit.USER, trust=Trust.DISTRIBUTED)
-    with pytest.raises(ConfigError, match=words):
-        replace(USER, trust=Trust.DISTRIBUTED)
+def test_shares_of_the_budget_by_round_cost_the_same_in_all() -> None:
+    plain = replace(USER, rounds=3, participations=3)
+    shared = replace(plain, shares=(0.1, 0.3, 0.6))
+    noises = [shared.multiplier(turn) for turn in (1, 2, 3)]
+    assert noises == sorted(noises, reverse=True)
+    mu = sum(1 / noise**2 for noise in noises)
+    assert mu == pytest.approx(3 / plain.noise_multiplier**2)
+    assert epsilon_of(shared.spends(3), delta=1e-5) == pytest.approx(
+        epsilon_of((plain.total_spend,), delta=1e-5), abs=1e-9
+    )
+    for turn in (0, 4):
+        with pytest.raises(ConfigError, match=r"Expected a round in 1 \.\. 3"):
+            shared.multiplier(turn)
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.5, 0.5), (0.5, 0.6, -0.1), (0.2, 0.2, 0.2), (float("nan"), 0.5, 0.5), ("a",) * 3]
+)
+def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="3 positive shares"):
+        replace(USER, rounds=3, participations=3, shares=shares)
+
+
+def test_shares_need_everyone_in_every_round() -> None:
+    with pytest.raises(ConfigError, match="every device would have to take part"):
+        replace(USER, rounds=3, participations=2, shares=(0.2, 0.3, 0.5))
+
+
+def test_noise_on_a_sum_by_trust() -> None:
+    base = replace(USER, trust=Trust.CENTRAL, expected_cohort=100, clip_norm=0.5)
+    once = base.noise_multiplier * 0.5
+    assert base.sum_deviation(1) == pytest.approx(once)
+    assert replace(base, trust=Trust.LOCAL).sum_deviation(1) == pytest.approx(10 * once)
+    spread = replace(base, trust=Trust.DISTRIBUTED, dropouts=20, colluders=16)
+    assert (spread.minimum, spread.honest) == (80, 64)
+    assert spread.sum_deviation(1) == pytest.approx(once * 1.25)
 
 
 @pytest.mark.parametrize("change", [{"sampling_rate": 0.5}, {"steps_per_round": 2}])
