@@ -48,7 +48,7 @@ CEILING: Final = 50.0
 
 MU_CEILING: Final = 1e3
 
-GUESSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+GUESSES: Final = (0.03, 0.1, 0.25, 0.5, 1.0)
 """Shares of the canaries that are guessed; each is a test of its own and pays its part of risk."""
 
 
@@ -138,14 +138,15 @@ def epsilon_refuted(size: int, guesses: int, correct: int, *, delta: float, risk
 
 def _guess_chance(size: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
     """Bound the chance of at least `correct` right guesses under (epsilon, delta)-DP."""
-    from scipy.stats import binom
+    from scipy.special import bdtr, bdtrc
 
-    right = 1.0 / (1.0 + np.exp(-epsilon))
-    beyond = float(binom.sf(correct - 1, guesses, right))
     if not correct:
         return 1.0
-    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, right))
-    slack = float((below / np.arange(1, correct + 1)).max())
+    right = 1.0 / (1.0 + np.exp(-epsilon))
+    beyond = float(bdtrc(correct - 1, guesses, right))
+    lags = np.arange(1, correct + 1)
+    below = bdtr(np.maximum(correct - lags - 1, 0), guesses, right) * (lags < correct)
+    slack = float(((float(bdtr(correct - 1, guesses, right)) - below) / lags).max())
     return min(1.0, beyond + 2.0 * size * delta * slack)
 
 
@@ -227,9 +228,9 @@ def threshold_bound(
 
 def _most(seen: int, of: int, risk: float) -> float:
     """Return the Clopper-Pearson upper bound of a rate."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return 1.0 if seen == of else float(beta.ppf(1.0 - risk, seen + 1, of - seen))
+    return 1.0 if seen == of else float(betaincinv(seen + 1, of - seen, 1.0 - risk))
 
 
 def lower_bounds(
@@ -261,7 +262,7 @@ def _largest(refuted: Callable[[float], bool], most: float) -> float:
     if not refuted(0.0):
         return 0.0
     low, high = 0.0, most
-    while high - low > 1e-4:
+    while high - low > 5e-4:
         middle = (low + high) / 2.0
         low, high = (middle, high) if refuted(middle) else (low, middle)
     return low

@@ -1,0 +1,250 @@
+"""Planted bugs: each breaks the real code in one place, and an attack finds it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rehearsing import LAYERS, alarming, attacked, correct, target
+
+import client.participant
+import server.rounds
+import shared.algorithms.popularity
+import shared.privacy.gaussian
+from client.participant import Participant
+from shared.privacy.charges import Charges
+from shared.privacy.release import ClippedUpdate, LocalUpdate, Release, Rows, clip
+from shared.randomness import OSNoise
+from simulations.attack.target import Target
+
+Patch = pytest.MonkeyPatch
+Bug = Callable[[Patch], None]
+
+
+def no_noise(patch: Patch) -> None:
+    patch.setattr(OSNoise, "gaussian", lambda self, shape, *keys: np.zeros(shape))
+
+
+def no_clip(patch: Patch) -> None:
+    def unclipped(update: LocalUpdate, *, clip_norm: float) -> ClippedUpdate:
+        return ClippedUpdate(tensors=update.tensors, users=update.users, clip_norm=clip_norm)
+
+    patch.setattr(client.participant, "clip", unclipped)
+
+
+def noise_once(patch: Patch) -> None:
+    real = server.rounds.privatise_total
+
+    def lazy(total: Mapping[str, Any], *, users: int, round: int, **rest: Any) -> Release:
+        if round == 1:
+            return real(total, users=users, round=round, **rest)
+        return Release(tensors=dict(total), users=users, private=True)
+
+    patch.setattr(server.rounds, "privatise_total", lazy)
+
+
+def seed_reused(patch: Patch) -> None:
+    def same(self: OSNoise, shape: tuple[int, ...], *keys: object) -> Any:
+        return np.random.default_rng(7).standard_normal(shape)
+
+    patch.setattr(OSNoise, "gaussian", same)
+
+
+def share_sigma_over_n(patch: Patch) -> None:
+    """Noise that would do if everyone added as much: at the server, and on each device."""
+    total, alone = server.rounds.privatise_total, client.participant.privatise
+
+    def central(sums: Any, *, users: int, plan: Any, **rest: Any) -> Release:
+        less = replace(plan, noise_multiplier=plan.noise_multiplier / users)
+        return total(sums, users=users, plan=less, **rest)
+
+    def local(clipped: ClippedUpdate, plan: Any, *rest: Any, **more: Any) -> Release:
+        less = replace(plan, noise_multiplier=plan.noise_multiplier / plan.expected_cohort)
+        return alone(clipped, less, *rest, **more)
+
+    patch.setattr(server.rounds, "privatise_total", central)
+    patch.setattr(client.participant, "privatise", local)
+
+
+def weighted_by_examples(patch: Patch) -> None:
+    lengths: dict[str, Any] = {}
+    work = Participant._work
+
+    def remembering(self: Participant, algorithm: Any, order: Any, memory: Any) -> Any:
+        lengths["now"] = self.histories.lengths[order.participants]
+        return work(self, algorithm, order, memory)
+
+    def weighted(update: LocalUpdate, *, clip_norm: float) -> ClippedUpdate:
+        clipped = clip(update, clip_norm=clip_norm)
+        tensors = {name: heavier(rows) for name, rows in clipped.tensors.items()}
+        return replace(clipped, tensors=tensors)
+
+    def heavier(rows: Rows) -> Rows:
+        weights = lengths["now"][rows.owner].reshape(-1, *[1] * (rows.values.ndim - 1))
+        return replace(rows, values=rows.values * weights)
+
+    patch.setattr(Participant, "_work", remembering)
+    patch.setattr(client.participant, "clip", weighted)
+
+
+def sampling_not_done(patch: Patch) -> None:
+    patch.setattr(OSNoise, "coins", lambda self, size, rate, *keys: np.ones(size, dtype=np.bool_))
+
+
+def touched_rows_only(patch: Patch) -> None:
+    real = shared.privacy.gaussian.perturb
+
+    def sparse(sums: Mapping[str, Any], **rest: Any) -> Release:
+        release = real(sums, **rest)
+        touched = {n: np.asarray(v).reshape(len(v), -1).any(axis=1) for n, v in sums.items()}
+        kept = {
+            n: v * touched[n].reshape(-1, *[1] * (v.ndim - 1)) for n, v in release.tensors.items()
+        }
+        return replace(release, tensors=kept)
+
+    patch.setattr(shared.privacy.gaussian, "perturb", sparse)
+    patch.setattr(shared.algorithms.popularity, "perturb", sparse)
+
+
+def budget_not_checked(patch: Patch) -> None:
+    patch.setattr(Charges, "refuse_beyond", lambda self, budget, **rest: None)
+
+
+CENTRAL: dict[str, tuple[Bug, dict[str, set[str]]]] = {
+    "no noise": (
+        no_noise,
+        {
+            "conformance": {"noise variance", "row coverage"},
+            "canaries": {"planted items", "alternating sign"},
+            "statistics": {"lower bound", "estimate"},
+        },
+    ),
+    "no clip": (no_clip, {"conformance": {"norm"}, "canaries": {"huge norm"}}),
+    "noise once": (
+        noise_once,
+        {
+            "conformance": {"noise variance", "row coverage"},
+            "canaries": {"planted items", "alternating sign"},
+        },
+    ),
+    "seed reused": (
+        seed_reused,
+        {
+            "conformance": {"correlation"},
+            "canaries": {"alternating sign"},
+            "statistics": {"lower bound", "estimate"},
+        },
+    ),
+    "share sigma/n": (
+        share_sigma_over_n,
+        {
+            "conformance": {"noise variance"},
+            "canaries": {"planted items", "alternating sign"},
+            "statistics": {"lower bound", "estimate"},
+        },
+    ),
+    "weighting by examples": (
+        weighted_by_examples,
+        {"conformance": {"norm"}, "canaries": {"long history"}},
+    ),
+    "noise only on touched rows": (
+        touched_rows_only,
+        {
+            "conformance": {"noise variance", "row coverage"},
+            "canaries": {"planted items"},
+            "statistics": {"lower bound"},
+        },
+    ),
+    "budget not checked": (budget_not_checked, {"conformance": {"budget"}}),
+}
+
+
+def test_a_correct_mechanism_raises_no_alarm() -> None:
+    report = correct()
+    assert report["verdict"] == "PASS"
+    assert alarming(report) == {}
+    assert all(check["ok"] for layer in LAYERS for check in report["layers"][layer]["checks"])
+
+
+@pytest.mark.parametrize("name", CENTRAL)
+def test_a_bug_of_a_trusted_server_is_caught(name: str, monkeypatch: Patch) -> None:
+    bug, expected = CENTRAL[name]
+    bug(monkeypatch)
+    report = attacked(target("user", "central"))
+    found = alarming(report)
+    assert report["verdict"] == "ALARM"
+    for layer, checks in expected.items():
+        assert checks <= found.get(layer, set()), (layer, found)
+
+
+DEVICES: dict[str, tuple[Bug, str, str]] = {
+    "no noise": (no_noise, "conformance", "noise variance"),
+    "no clip": (no_clip, "canaries", "huge norm"),
+    "seed reused": (seed_reused, "conformance", "correlation"),
+    "share sigma/n": (share_sigma_over_n, "conformance", "noise variance"),
+    "weighting by examples": (weighted_by_examples, "canaries", "long history"),
+    "budget not checked": (budget_not_checked, "conformance", "budget"),
+}
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_bug_of_devices_is_caught(name: str, monkeypatch: Patch) -> None:
+    bug, layer, check = DEVICES[name]
+    bug(monkeypatch)
+    aim = target("user", "local", model="popularity", rounds=2, privacy={"epsilon": 100.0})
+    assert check in alarming(attacked(aim, canaries=40)).get(layer, set())
+
+
+INTERACTIONS: dict[str, tuple[Bug, str]] = {
+    "no noise": (no_noise, "noise variance"),
+    "seed reused": (seed_reused, "correlation"),
+    "sampling not done": (sampling_not_done, "sampling"),
+    "noise only on touched rows": (touched_rows_only, "row coverage"),
+    "budget not checked": (budget_not_checked, "budget"),
+}
+
+
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_a_bug_of_interactions_is_caught(name: str, monkeypatch: Patch) -> None:
+    bug, check = INTERACTIONS[name]
+    bug(monkeypatch)
+    assert check in alarming(attacked(sampled()))["conformance"]
+
+
+def sampled() -> Target:
+    coin = {"sampling_rate": 0.2}
+    return target("interaction", "local", model="popularity", rounds=2, algorithm=coin)
+
+
+def test_no_bug_no_alarm_on_devices_and_interactions() -> None:
+    assert alarming(attacked(sampled())) == {}
+    assert (
+        alarming(attacked(target("user", "local", model="popularity", rounds=2), canaries=40)) == {}
+    )
+
+
+SEEDS = 20
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("unit", "trust", "model", "canaries"),
+    [
+        ("user", "central", "mf", 400),
+        ("user", "central", "popularity", 400),
+        ("user", "local", "popularity", 40),
+        ("interaction", "local", "mf", 400),
+        ("interaction", "local", "popularity", 400),
+    ],
+)
+def test_a_correct_mechanism_raises_no_alarm_over_many_seeds(
+    unit: str, trust: str, model: str, canaries: int
+) -> None:
+    """Each check alarms once in a million; 20 seeds of at most 13 checks: below 3 in 10,000."""
+    for seed in range(SEEDS):
+        aim = target(unit, trust, model=model, rounds=2)
+        report = attacked(aim, seed=seed, canaries=canaries)
+        assert alarming(report) == {}, seed
+        assert report["false_alarm"]["all"] <= 13 * report["false_alarm"]["each"]
