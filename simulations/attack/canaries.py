@@ -23,7 +23,7 @@ from shared.algorithms.base import Algorithm, Cohort, Memory, State
 from shared.data.interactions import Interactions
 from shared.errors import ConfigError
 from shared.models.base import Model
-from shared.privacy.plan import Plan, Unit
+from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
 from shared.privacy.release import LocalUpdate, Release, Rows
 from shared.randomness import NoiseSource, stream
 from simulations.attack.transcript import Clue, Transcript
@@ -61,6 +61,12 @@ class AttackConfig:
     canaries: int = 1000
     history: int = 20
     long_history: int = 700
+
+    @classmethod
+    def usual(cls, privacy: PrivacyConfig) -> "AttackConfig":
+        """Return what fits a minute: a canary that is a device of its own costs more."""
+        alone = privacy.unit is Unit.USER and privacy.trust is Trust.LOCAL
+        return cls(canaries=400) if alone else cls()
 
     def __post_init__(self) -> None:
         if self.canaries < 40 or self.history < 1 or self.long_history < 1:

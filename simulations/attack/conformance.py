@@ -32,6 +32,7 @@ def conformance(rehearsal: Rehearsal) -> list[Check]:
     whole = rehearsal.plan.unit is Unit.USER
     return [
         _went_through(rehearsal),
+        _source(rehearsal),
         _norms(rehearsal, noise) if whole else _sensitivity(rehearsal),
         scale_check("noise variance", {_key(r, i): r.values for i, r in enumerate(noise)}),
         _coverage(noise),
@@ -50,6 +51,12 @@ def _went_through(rehearsal: Rehearsal) -> Check:
     fault = rehearsal.transcript.fault
     found = fault or f"{len(rehearsal.transcript.totals)} rounds went through"
     return Check(name="run", ok=fault is None, found=found)
+
+
+def _source(rehearsal: Rehearsal) -> Check:
+    """The noise comes from the operating system: anyone could repeat another."""
+    noise = rehearsal.plan.noise
+    return Check(name="noise source", ok=noise == "os", found=f"noise={noise}")
 
 
 def _norms(rehearsal: Rehearsal, noise: Sequence[Residual]) -> Check:

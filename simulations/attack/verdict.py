@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.errors import RunError
 from shared.privacy.ledger import Ledger
 from simulations.attack.canaries import AttackConfig
 from simulations.attack.checks import RISK, Check
@@ -15,7 +16,7 @@ from simulations.attack.statistics import CONFIDENCE, Statistics, statistics
 from simulations.attack.target import Target
 from simulations.directory import read_json, write_json
 
-__all__ = ["alarms", "attack", "keep", "summary"]
+__all__ = ["alarms", "attack", "keep", "summary", "write"]
 
 Report = dict[str, Any]
 
@@ -38,7 +39,8 @@ def attack(target: Target, *, seed: int = 0, config: AttackConfig | None = None)
         ConfigError: The settings cannot be had for this population, or hold no canaries.
     """
     began = time.perf_counter()
-    rehearsal = rehearse(target, config or AttackConfig(), seed=seed)
+    config = config or AttackConfig.usual(target.settings.privacy)
+    rehearsal = rehearse(target, config, seed=seed)
     scores = statistics(rehearsal)
     layers = {
         "conformance": _layer(conformance(rehearsal)),
@@ -96,19 +98,32 @@ def _found(scores: Statistics) -> dict[str, Any]:
 
 
 def alarms(report: Mapping[str, Any]) -> list[str]:
-    """Return the checks that raised an alarm, each as `layer, name: what was found`."""
-    return [
-        f"{layer}, {check['name']}: {check['found']}"
+    """Return the checks that raised an alarm, by layer, each layer as `layer: name, name`."""
+    found = {
+        layer: [check["name"] for check in one["checks"] if check["ok"] is False]
         for layer, one in report["layers"].items()
-        for check in one["checks"]
-        if check["ok"] is False
-    ]
+    }
+    return [f"{layer}: {', '.join(names)}" for layer, names in found.items() if names]
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a ledger and a result keep of an attack."""
     kept = ("lower_bound", "estimate", "method", "canaries", "verdict", "seed")
     return {"kind": "attack", **{name: report[name] for name in kept}}
+
+
+def write(report: Mapping[str, Any], out: Path) -> Path:
+    """Write a report as attack.json into a directory, and return the file.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Cannot create {out}: {error.strerror}; name another --out.") from error
+    write_json(out / "attack.json", report)
+    return out / "attack.json"
 
 
 def keep(report: Mapping[str, Any], directory: Path) -> None:

@@ -46,8 +46,5 @@ def correct(unit: str = "user", trust: str = "central", model: str = "mf") -> Re
 
 def alarming(report: Report) -> dict[str, set[str]]:
     """Names of the checks that raised an alarm, by layer."""
-    found: dict[str, set[str]] = {}
-    for line in alarms(report):
-        layer, _, rest = line.partition(", ")
-        found.setdefault(layer, set()).add(rest.partition(":")[0])
-    return found
+    layers = (line.split(": ") for line in alarms(report))
+    return {layer: set(names.split(", ")) for layer, names in layers}
