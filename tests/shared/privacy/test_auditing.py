@@ -80,7 +80,7 @@ def test_f_dp_bound_is_sharper_than_one_run_on_a_gaussian_mechanism() -> None:
 
 @pytest.mark.statistical
 def test_bounds_rarely_exceed_the_truth() -> None:
-    """At most 5 % each: 13 or more of 100 happen less than once in 800 trials of the worst kind.
+    """At most 5 % each: 13 or more of 100 happen once in 680 such tests at most.
 
     The seeds are fixed, so this test never flickers.
     """
