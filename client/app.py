@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from client.participant import Participant, find_participant
 from shared import protocol
+from shared.algorithms.base import Memory
 from shared.errors import BudgetError, ConfigError, DataError, FedrecError, ProtocolError
 from shared.protocol import Reason
 
@@ -43,17 +44,57 @@ def train(message: Message, context: Context) -> Message:
     return _guarded(message, lambda: _answer(message.content, context))
 
 
+def _joined(message: Message, context: Context) -> Message:
+    """Take up an order whose answer goes into a secure sum."""
+    return _guarded(message, lambda: _join(message.content, context))
+
+
+def _stepped(message: Message, context: Context) -> Message:
+    """Answer a later phase of a secure sum."""
+    return _guarded(message, lambda: _step(message.content, context))
+
+
+FIRST, *LATER = protocol.PHASES
+app.train(FIRST)(_joined)
+for phase in LATER:
+    app.train(phase)(_stepped)
+
+
 def _answer(content: RecordDict, context: Context) -> RecordDict:
     order = protocol.read_order(content)
-    place = f"memory {order.run}"
-    kept = context.state.get(place)
-    memory = None
-    if isinstance(kept, ArrayRecord):
-        memory = {name: np.asarray(v, np.float64) for name, v in protocol.unpack(kept).items()}
-    reply, after = _participant(context).answer(order, memory)
-    context.state.clear()
-    context.state[place] = protocol.pack(after)
+    reply, after = _participant(context).answer(order, _memory(context, order.run))
+    _remember(context, order.run, after)
     return protocol.reply_records(reply)
+
+
+def _join(content: RecordDict, context: Context) -> RecordDict:
+    order, roster = protocol.read_invitation(content)
+    return protocol.step_records(_participant(context).join(order, roster))
+
+
+def _step(content: RecordDict, context: Context) -> RecordDict:
+    asked = protocol.read_step(content)
+    if not isinstance(asked, protocol.Step):
+        raise ProtocolError("Expected a phase of a secure sum, found a refusal.")
+    memory = _memory(context, asked.run)
+    answer, after = _participant(context).step(asked, memory)
+    if after is not memory and after is not None:
+        _remember(context, asked.run, after)
+    return protocol.step_records(answer)
+
+
+def _memory(context: Context, run: str) -> Memory | None:
+    """Return the local tensors that the node keeps of a run."""
+    kept = context.state.get(f"memory {run}")
+    if not isinstance(kept, ArrayRecord):
+        return None
+    return {name: np.asarray(v, np.float64) for name, v in protocol.unpack(kept).items()}
+
+
+def _remember(context: Context, run: str, memory: Memory) -> None:
+    """Keep the local tensors of one run, in place of any other's."""
+    context.state.clear()
+    context.state[f"memory {run}"] = protocol.pack(memory)
 
 
 def _participant(context: Context) -> Participant:

@@ -10,6 +10,7 @@ Guarantees:
     An owner's node refuses runs without protection and stand-ins for protective noise.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -21,27 +22,19 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from client.contribution import Work
 from client.replies import Replies
-from shared.algorithms.base import Algorithm, Cohort, Memory, State
+from client.secure_sums import Admitted, SecureSums
+from shared.algorithms.base import Algorithm, Memory
 from shared.data.interactions import Interactions
-from shared.errors import BudgetError, ConfigError, DataError, ProtocolError
-from shared.privacy.gaussian import privatise
+from shared.errors import BudgetError, ConfigError, DataError, ProtocolError, RunError
+from shared.privacy.distributed import Layout, check_distributed
 from shared.privacy.plan import Plan, Trust, Unit
-from shared.privacy.release import LocalUpdate, clip, entrust, expose
-from shared.protocol import (
-    Greeting,
-    Order,
-    Reply,
-    encode_entrusted,
-    encode_reply,
-    encode_unprotected,
-    state_digest,
-)
-from shared.randomness import noise_source
+from shared.protocol import Greeting, Order, Reply, Step, session_of, state_digest
 
 if TYPE_CHECKING:
     from shared.privacy.chain import Head
-    from shared.privacy.ledger import Ledger
+    from shared.privacy.ledger import Ledger, Reservation
 
 __all__ = ["HOSTED", "Build", "Participant", "bounds", "find_participant"]
 
@@ -81,6 +74,7 @@ class Participant:
         self._replies = Replies() if replies is None else replies
         self._simulated = simulated
         self._build = _methods_build if build is None else build
+        self._sums = SecureSums() if histories.n_users == 1 else None
 
     @classmethod
     def from_file(cls, path: Path, *, part: int, parts: int, **places: Any) -> Self:
@@ -117,6 +111,7 @@ class Participant:
             users=self.histories.n_users,
             n_items=self.histories.n_items,
             catalogue=self.catalogue,
+            identity="" if self._sums is None else self._sums.identity.hex(),
         )
 
     def answer(self, order: Order, memory: Memory | None) -> tuple[Reply, Memory]:
@@ -135,18 +130,86 @@ class Participant:
             DataError: The catalogue is another one.
             ProtocolError: The order does not fit the model or the node.
         """
+        if order.plan.trust is Trust.DISTRIBUTED and not self._simulated:
+            raise ConfigError("A device's contribution leaves it masked: refused without a sum.")
         if kept := self._replies.find(order.digest):
             self._settle(kept[0], self._unanswered(order))
             return kept
         algorithm = self._checked(order)
-        if memory is None or not all(np.isfinite(value).all() for value in memory.values()):
-            memory = algorithm.memory(self.keys, order.seed)
         reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
-        reply, learned = self._work(algorithm, order, memory)
-        after = _merged(memory, learned, order.participants)
+        reply, after = self._work(algorithm, order, memory).reply()
         self._replies.keep(reply, after)
         self._settle(reply, reservation)
         return reply, after
+
+    def join(self, order: Order, roster: tuple[bytes, ...]) -> Step:
+        """Take up an order whose answer goes into a secure sum, and return fresh keys for it.
+
+        Args:
+            order: What the server asks.
+            roster: Identities of all who are invited.
+
+        Raises:
+            BudgetError: The spend cannot be reserved.
+            ConfigError: The plan is not allowed here.
+            DataError: The catalogue is another one.
+            ProtocolError: The order does not fit the model, the node or the roster.
+            RunError: The order was answered before.
+        """
+        sums = self._secure_sums
+        algorithm = self._checked(order)
+        check_distributed(order.plan)
+        layout = Layout(shapes=algorithm.asked(order.round))
+        session = session_of(order, roster, layout=layout)
+        if not sums.knows(order) and self._answered(order):
+            raise RunError("This order was answered before, and is not answered twice.")
+        reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
+        if reservation is None:
+            raise BudgetError("This node keeps no ledger, so it takes no part in a private run.")
+        admitted = Admitted(order=order, algorithm=algorithm, reservation=reservation)
+        return sums.begin(admitted, session)
+
+    def step(self, step: Step, memory: Memory | None) -> tuple[Step, Memory | None]:
+        """Answer one phase of the secure sum that was joined.
+
+        Args:
+            step: What the server sent.
+            memory: Local tensors of the node's user, or None before the first round.
+
+        Returns:
+            The answer, and the local tensors afterwards.
+
+        Raises:
+            ProtocolError: The message is out of order, or contradicts what was seen before.
+            RunError: A threshold is missed; nothing is revealed.
+        """
+        sums = self._secure_sums
+        if step.phase != "mask":
+            return sums.answer(step), memory
+        admitted = sums.admitted(step)
+        work = self._work(admitted.algorithm, admitted.order, memory)
+        reply, after = sums.mask(step, work.veiled)
+        if self._ledger is not None:
+            digest = hashlib.sha256(reply.message).hexdigest()
+            self._ledger.release(admitted.reservation, reply_digest=digest)
+        return reply, after
+
+    @property
+    def _secure_sums(self) -> SecureSums:
+        if self._sums is None:
+            raise ProtocolError("A node of several users is no device of a secure sum.")
+        return self._sums
+
+    def _work(self, algorithm: Algorithm, order: Order, memory: Memory | None) -> Work:
+        if memory is None or not all(np.isfinite(value).all() for value in memory.values()):
+            memory = algorithm.memory(self.keys, order.seed)
+        return Work(
+            algorithm=algorithm,
+            order=order,
+            histories=self.histories,
+            keys=self.keys,
+            memory=memory,
+        )
 
     def _checked(self, order: Order) -> Algorithm:
         """Return the algorithm of an order that passed every check."""
@@ -207,52 +270,28 @@ class Participant:
 
     def _unanswered(self, order: Order) -> int | None:
         """Return the charge for an order for which no reply is noted, if there is one."""
+        found = self._charge(order)
+        return found.id if found is not None and found.reply_digest is None else None
+
+    def _answered(self, order: Order) -> bool:
+        """Return whether a charge for the order was used up by a reply."""
+        found = self._charge(order)
+        return found is not None and found.reply_digest is not None
+
+    def _charge(self, order: Order) -> "Reservation | None":
         if order.plan.unit is Unit.NONE or self._ledger is None:
             return None
-        found = self._ledger.find(
+        return self._ledger.find(
             run=order.run,
             round=order.round,
             order_digest=order.digest,
             participants=self.keys[order.participants],
         )
-        return found.id if found is not None and found.reply_digest is None else None
 
     def _settle(self, reply: Reply, reservation: int | None) -> None:
         """Note in the ledger, before a stored reply leaves, that its charge is used up."""
         if reservation is not None and self._ledger is not None:
             self._ledger.release(reservation, reply_digest=state_digest(reply.tensors))
-
-    def _work(self, algorithm: Algorithm, order: Order, memory: Memory) -> tuple[Reply, Memory]:
-        people, plan = order.participants, order.plan
-        cohort = Cohort(
-            histories=self.histories.select(people),
-            keys=self.keys[people],
-            memory={name: value[people] for name, value in memory.items()},
-            round=order.round,
-            seed=order.seed,
-        )
-        tensors = {name: value.astype(np.float64) for name, value in order.tensors.items()}
-        state = State(tensors=tensors, optimiser={}, round=order.round - 1)
-        if plan.unit is not Unit.INTERACTION:
-            update, learned = algorithm.contribute(state, cohort, plan)
-            return _encoded(update, order, first=int(cohort.keys[0])), learned
-        noise = noise_source(plan.noise, order.seed)
-        release, learned = algorithm.contribute_per_interaction(state, cohort, plan, noise)
-        return encode_reply(release, order=order), learned
-
-
-def _encoded(update: LocalUpdate, order: Order, *, first: int) -> Reply:
-    """Protect whole contributions as the plan says, and encode what comes of it."""
-    plan = order.plan
-    if plan.unit is Unit.NONE:
-        return encode_unprotected(expose(update, plan), order=order)
-    clipped = clip(update, clip_norm=plan.clip_norm)
-    if plan.trust is Trust.CENTRAL:
-        return encode_entrusted(entrust(clipped, plan), order=order)
-    noise = noise_source(plan.noise, order.seed)
-    keys = ("user", order.round, first)
-    release = privatise(clipped, plan, noise, round=order.round, keys=keys)
-    return encode_reply(release, order=order)
 
 
 def _head(order: Order) -> "Head | None":
@@ -273,14 +312,6 @@ def _check_tensors(order: Order, algorithm: Algorithm) -> None:
         raise ProtocolError("The order's tensors are not those of its model; check the catalogue.")
     if not all(np.isfinite(value).all() for value in order.tensors.values()):
         raise ProtocolError("The order's tensors are not all finite; the run has diverged.")
-
-
-def _merged(memory: Memory, learned: Memory, people: Ints) -> dict[str, NDArray[np.float64]]:
-    """Return the memory of all users, with the rows of the participants replaced."""
-    merged = {name: np.array(value) for name, value in memory.items()}
-    for name, value in learned.items():
-        merged[name][people] = value
-    return merged
 
 
 def _methods_build(

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from shared.errors import ProtocolError, RunError
+from shared.errors import ConfigError, ProtocolError, RunError
 from shared.protocol import Greeting, greeting_records, read_greeting
 from shared.randomness import stream
 
@@ -37,16 +37,23 @@ class Census:
         nodes: Node ids in ascending order, and the users each hosts.
         n_items: Size of the catalogue.
         catalogue: Digest of the vocabulary, equal on all nodes.
+        identities: Ed25519 public keys of the nodes that are one device each.
     """
 
     nodes: Mapping[int, int]
     n_items: int
     catalogue: str
+    identities: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def users(self) -> int:
         """Size of the population."""
         return sum(self.nodes.values())
+
+    @property
+    def of_devices(self) -> bool:
+        """Whether every node is one device, which can take part in a secure sum itself."""
+        return len(self.identities) == len(self.nodes) == self.users
 
     def placed(self, chosen: Ints) -> dict[int, Ints]:
         """Return, by node, the positions there of the chosen users (0 .. users - 1, ascending)."""
@@ -87,7 +94,8 @@ def greet(grid: Grid, *, nodes: int | None = None, deadline: float = 60.0) -> Ce
         raise RunError("The nodes hold different catalogues; give every node the same item list.")
     one = next(iter(found.values()))
     users = {node: found[node].users for node in sorted(found)}
-    return Census(nodes=users, n_items=one.n_items, catalogue=one.catalogue)
+    keys = {node: bytes.fromhex(found[node].identity) for node in users if found[node].identity}
+    return Census(nodes=users, n_items=one.n_items, catalogue=one.catalogue, identities=keys)
 
 
 def _wait_for_nodes(grid: Grid, expected: int, deadline: float) -> list[int]:
@@ -111,16 +119,38 @@ def most_participations(*, rounds: int, size: int, users: int) -> int:
     return -(-rounds * size // users)
 
 
-def cohorts(*, users: int, size: int, seed: int) -> Iterator[Ints]:
-    """Yield the cohort of each round, int64 [size], ascending, without end.
+def cohorts(*, users: int, size: int, seed: int, separation: int = 1) -> Iterator[Ints]:
+    """Return the cohort of each round, int64 [size], ascending, without end.
 
     The population is dealt out in shuffled turns: nobody is asked again before all were asked.
+    Where rounds of a user have to lie apart, every turn has the order of the first one: users come
+    again after `users / size` rounds, rounded up or down (Choquette-Choo et al. 2023).
+
+    Args:
+        users: Size of the population.
+        size: Users of one round.
+        seed: Experiment seed.
+        separation: Least distance in rounds of two cohorts of one user.
+
+    Raises:
+        ConfigError: There are fewer than `separation` times `size` users.
 
     Guarantees:
         After R rounds no user was asked more than `most_participations(rounds=R, ...)` times.
         No user is twice in one cohort.
+        Nobody is asked twice within the separation.
         The cohorts depend on the population and the seed, not on how users are packed.
     """
+    if size * separation > users:
+        raise ConfigError(
+            f"Expected users >= cohort * separation = {size * separation}, found {users}; use a "
+            "smaller cohort or a narrower separation."
+        )
+    return _dealt(users, size, seed) if separation == 1 else _rotated(users, size, seed)
+
+
+def _dealt(users: int, size: int, seed: int) -> Iterator[Ints]:
+    """Yield cohorts of turns that are each shuffled anew."""
     rest: Ints = np.empty(0, dtype=np.int64)
     for epoch in itertools.count():
         turn = stream(seed, "cohort", epoch).permutation(users)
@@ -130,6 +160,13 @@ def cohorts(*, users: int, size: int, seed: int) -> Iterator[Ints]:
         for cohort in queue[:whole].reshape(-1, size):
             yield np.sort(cohort)
         rest = queue[whole:]
+
+
+def _rotated(users: int, size: int, seed: int) -> Iterator[Ints]:
+    """Yield cohorts of one shuffled turn that is dealt out again and again."""
+    turn = stream(seed, "cohort", 0).permutation(users)
+    for first in itertools.count(0, size):
+        yield np.sort(turn[np.arange(first, first + size) % users])
 
 
 def read_message(message: Message, read: Callable[[RecordDict], T]) -> T | str:

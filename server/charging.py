@@ -84,12 +84,27 @@ class Charging:
             self._paid = self._ledger.find(**order)
         return canonical(self._ledger.head().as_dict())
 
-    def release(self, reply_digest: str) -> None:
-        """Note the sum that the last charge paid for, the first time.
+    def release(self, reply_digest: str, *, realised: float | None = None) -> None:
+        """Note the sum that the last charge paid for, the first time, and its noise multiplier.
 
         Raises:
             RunError: It cannot be written.
         """
         if self._paid is not None and self._paid.reply_digest is None:
-            self._ledger.release(self._paid.id, reply_digest=reply_digest)
+            self._ledger.release(self._paid.id, reply_digest=reply_digest, realised=realised)
         self._paid = None
+
+    def abandon(self, *, reason: str) -> None:
+        """Note that nothing will come of the last charge, which stays spent.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        if self._paid is not None:
+            self._ledger.abort(self._paid.id, reason=reason)
+        self._paid = None
+
+    def abandoned(self, *, run: str, round: int) -> bool:
+        """Whether every charge for a round was given up."""
+        found = [one for one in self._ledger.history() if (one.run, one.round) == (run, round)]
+        return bool(found) and all(one.aborted is not None for one in found)

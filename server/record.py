@@ -81,14 +81,27 @@ class Record:
             run=run, round=round, state=state, people=people, purpose=purpose
         )
 
-    def settle(self, total: Mapping[str, NDArray[Any]]) -> None:
-        """Note the sum that the last charge paid for.
+    def settle(self, total: Mapping[str, NDArray[Any]], *, realised: float | None = None) -> None:
+        """Note the sum that the last charge paid for, and the noise that it turned out to have.
 
         Raises:
             RunError: It cannot be written.
         """
         if self._charges is not None:
-            self._charges.release(state_digest(total))
+            self._charges.release(state_digest(total), realised=realised)
+
+    def abandon(self, *, reason: str) -> None:
+        """Note that nothing will come of the last charge, which stays spent.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        if self._charges is not None:
+            self._charges.abandon(reason=reason)
+
+    def abandoned(self, *, run: str, round: int) -> bool:
+        """Whether a round was given up before."""
+        return self._charges is not None and self._charges.abandoned(run=run, round=round)
 
     def resume(self) -> Checkpoint | None:
         """Go back to the newest checkpoint and drop what the journal says beyond it.

@@ -10,34 +10,29 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.aggregation import Expected, Tally
-from server.census import Census, cohorts, most_participations, read_message
+from server.census import Census, cohorts, most_participations
+from server.collection import Collected, collect
 from server.journal import Observer, RoundReport
 from server.record import Companions, Record
+from server.secure_collection import collect_masked
 from server.terms import Method, Terms
-from shared.algorithms.base import Algorithm, State
+from shared.algorithms.base import Algorithm, Shapes, State
 from shared.errors import RunError
+from shared.privacy.distributed import Layout, noise_shares, opened
 from shared.privacy.gaussian import privatise_total
 from shared.privacy.plan import Plan, Trust, Unit
-from shared.protocol import (
-    Order,
-    canonical,
-    message_bytes,
-    order_records,
-    pack,
-    read_reply,
-    state_digest,
-)
+from shared.privacy.secure_sum.traffic import traffic
+from shared.protocol import Order, canonical, pack, state_digest
 from shared.randomness import noise_source
 
 __all__ = ["run_rounds"]
@@ -45,6 +40,9 @@ __all__ = ["run_rounds"]
 log = logging.getLogger("fedrec.server")
 
 Ints = NDArray[np.int64]
+
+NOTHING = Collected(total={}, users=0, accepted=0, quarantined={})
+"""What a resume finds that has no round left."""
 
 
 def run_rounds(
@@ -117,7 +115,6 @@ class _Loop:
         self._census = census
         self._plan = plan
         self._terms = terms
-        self._up = self._down = 0
         self._order = Order(
             run=run,
             round=0,
@@ -134,71 +131,133 @@ class _Loop:
         )
 
     def run(self, state: State, observer: Observer | None) -> State:
-        """Play the rounds that are left and return the last state."""
-        record, terms, run = self._record, self._terms, self._order.run
+        """Play the rounds that are left and return the last state.
+
+        Raises:
+            RunError: A round cannot be had: its quorum was missed, or two secure sums in a row,
+                or one of a run that needs each of them, were aborted.
+        """
+        terms = self._terms
         if state.round >= terms.rounds and observer is not None:
-            observer(self.report(state, Tally({}), seconds=0.0))
+            observer(self.report(state, NOTHING, seconds=0.0))
         everyone = cohorts(users=self._census.users, size=terms.cohort, seed=self._order.seed)
+        lost = 0
         for chosen in itertools.islice(everyone, state.round, terms.rounds):
             began = time.monotonic()
-            tally = self.play(state, chosen)
-            if tally.exhausted:
+            try:
+                found = self._played(state, chosen)
+            except RunError as error:
+                lost += 1
+                state = self._without(state, error, lost=lost)
+                continue
+            lost = 0
+            if found.exhausted:
                 log.warning("Every device refused for its budget: the run ends early.")
-                if record is not None:
-                    record.save(run, state)
+                if self._record is not None:
+                    self._record.save(self._order.run, state)
                 break
-            state = self._algorithm.absorb(state, tally.total, self._plan)
-            report = self.report(state, tally, seconds=time.monotonic() - began)
+            state = self._algorithm.absorb(state, found.total, self._plan)
+            report = self.report(state, found, seconds=time.monotonic() - began)
             stop = observer is not None and observer(report)
-            last = stop or state.round == terms.rounds
-            if record is not None:
-                # A round is noised once: what the next order shows must survive a crash.
-                save = last or self._noises or state.round % terms.checkpoint_every == 0
-                record.keep(run, report, save=save)
-                record.settle(tally.total)
+            self._keep(report, found, last=stop)
             if stop:
                 break
         return state
 
-    def play(self, state: State, chosen: Ints) -> Tally:
-        """Send the orders of one round and sum what comes back.
+    def _played(self, state: State, chosen: Ints) -> Collected:
+        """Play a round, unless its secure sum was aborted before: it is not asked for twice."""
+        record, round_ = self._record, state.round + 1
+        if record is not None and record.abandoned(run=self._order.run, round=round_):
+            raise RunError(f"The secure sum of round {round_} was aborted before.")
+        return self.play(state, chosen)
+
+    def _without(self, state: State, error: RunError, *, lost: int) -> State:
+        """Go on without a round whose secure sum was aborted; what it cost stays spent.
+
+        Devices that gave their vector will not give another for the same charge, so the round
+        cannot be had again. Nothing of it was revealed.
 
         Raises:
-            RunError: Fewer users than the quorum are in the sum.
+            RunError: The run cannot do without it.
+        """
+        if not self._under_masks:
+            raise error
+        if self._record is not None:
+            self._record.abandon(reason="secure sum aborted")
+        round_ = state.round + 1
+        if lost > 1 or self._plan.shares or round_ == self._terms.rounds:
+            raise error
+        log.warning("Round %d is lost, its spend stays: %s", round_, error)
+        return replace(state, round=round_)
+
+    def _keep(self, report: RoundReport, found: Collected, *, last: bool) -> None:
+        """Write down a round."""
+        if self._record is None:
+            return
+        # A round is noised once: what the next order shows must survive a crash.
+        due = last or report.round == self._terms.rounds or self._noises
+        save = due or report.round % self._terms.checkpoint_every == 0
+        self._record.keep(self._order.run, report, save=save)
+        self._record.settle(found.total, realised=found.realised)
+
+    def play(self, state: State, chosen: Ints) -> Collected:
+        """Send the orders of one round, sum what comes back, and release the sum.
+
+        Raises:
+            RunError: Fewer users than the quorum are in the sum, or a secure sum was aborted.
         """
         round_ = state.round + 1
-        sent = self._algorithm.sent(round_)
-        tensors = {name: state.tensors[name].astype(np.float32) for name in sent}
+        tensors = {
+            name: state.tensors[name].astype(np.float32) for name in self._algorithm.sent(round_)
+        }
         base = replace(self._order, round=round_, tensors=tensors, state=state_digest(tensors))
         base = replace(base, witness=self._charged(base, chosen))
-        packed = pack(tensors)
-        self._down = message_bytes(order_records(base, packed=packed))
         places = {node: place for place, node in enumerate(self._census.nodes)}
         orders = {
             node: replace(base, place=places[node], participants=people)
             for node, people in self._census.placed(chosen).items()
         }
-        shapes = self._algorithm.asked(round_)
-        tally = Tally({node: Expected.from_order(order, shapes) for node, order in orders.items()})
-        for message in self._grid.send_and_receive(
-            _messages(orders, packed), timeout=self._terms.deadline
-        ):
-            node = message.metadata.src_node_id
-            if fault := tally.receive(node, read_message(message, read_reply)):
-                log.warning("Round %d: the reply of node %d: %s.", base.round, node, fault)
-            else:
-                self._up = message_bytes(message.content)
-        tally.close()
-        needed = math.ceil(self._terms.quorum * len(chosen) - 1e-9)
-        if tally.users < needed and not tally.exhausted:
+        found = self._collected(orders, pack(tensors))
+        self._check_quorum(found, round_, asked=len(chosen))
+        return found if found.exhausted else self._released(found, round_)
+
+    def _collected(self, orders: Mapping[int, Order], packed: ArrayRecord) -> Collected:
+        """Collect in the open, or under masks where every node is a device of its own."""
+        shapes = self._algorithm.asked(next(iter(orders.values())).round)
+        deadline = self._terms.deadline
+        if not self._under_masks:
+            found = collect(self._grid, orders, shapes=shapes, packed=packed, deadline=deadline)
+            return self._as_devices(found, shapes) if self._shares_noise else found
+        return collect_masked(
+            self._grid,
+            orders,
+            identities=self._census.identities,
+            layout=Layout(shapes=shapes),
+            packed=packed,
+            deadline=deadline,
+        )
+
+    def _as_devices(self, found: Collected, shapes: Shapes) -> Collected:
+        """Put the traffic of a device in a secure sum in place of a simulation's node's."""
+        plan = self._plan
+        up, down = traffic(
+            devices=plan.expected_cohort,
+            dimension=Layout(shapes=shapes).dimension,
+            colluders=plan.colluders,
+            dropouts=plan.dropouts,
+        )
+        return replace(found, bytes_up=up, bytes_down=found.bytes_down + down)
+
+    def _check_quorum(self, found: Collected, round_: int, *, asked: int) -> None:
+        needed = math.ceil(self._terms.quorum * asked - 1e-9)
+        if self._shares_noise:
+            needed = max(needed, self._plan.minimum)
+        if found.users < needed and not found.exhausted:
             raise RunError(
-                f"Round {base.round} has usable replies for {tally.users} of {len(chosen)} users, "
-                f"fewer than its quorum of {needed} ({_counted(tally.quarantined)}); mend the "
+                f"Round {round_} has usable replies for {found.users} of {asked} users, "
+                f"fewer than its quorum of {needed} ({found.reasons}); mend the "
                 "devices and resume."
             )
-        if self._noises and not tally.exhausted:
-            tally.total = self._noised(tally, base.round)
-        return tally
 
     def _charged(self, order: Order, chosen: Ints) -> str:
         """Charge a round in the server's ledger and return the head for devices to witness."""
@@ -217,28 +276,46 @@ class _Loop:
         """Whether this server is the one that is trusted to add the noise."""
         return self._plan.unit is Unit.USER and self._plan.trust is Trust.CENTRAL
 
-    def _noised(self, tally: Tally, round_: int) -> dict[str, NDArray[np.float64]]:
-        """Replace the sum of clipped contributions by its one release."""
-        source = noise_source(self._plan.noise, self._order.seed)
-        keys = ("central", round_)
-        release = privatise_total(
-            tally.total, users=tally.users, plan=self._plan, noise=source, round=round_, keys=keys
-        )
-        return dict(release.tensors)
+    @property
+    def _shares_noise(self) -> bool:
+        """Whether the noise is in the sum in the devices' shares."""
+        return self._plan.unit is Unit.USER and self._plan.trust is Trust.DISTRIBUTED
 
-    def report(self, state: State, tally: Tally, *, seconds: float) -> RoundReport:
+    @property
+    def _under_masks(self) -> bool:
+        """Whether rounds are secure sums of devices; a simulation may stand for them."""
+        return self._shares_noise and self._census.of_devices
+
+    def _released(self, found: Collected, round_: int) -> Collected:
+        """Turn the sum into its one release: noised by a trusted server, or off the grid."""
+        plan = self._plan
+        if self._noises:
+            source = noise_source(plan.noise, self._order.seed)
+            keys = ("central", round_)
+            release = privatise_total(
+                found.total, users=found.users, plan=plan, noise=source, round=round_, keys=keys
+            )
+            return replace(found, total=release.tensors)
+        if not self._shares_noise:
+            return found
+        layout = Layout(shapes=self._algorithm.asked(round_))
+        shares = noise_shares(plan, round=round_, layout=layout)
+        realised = shares.realised(found.users - plan.colluders)
+        return replace(found, total=opened(found.total, shares), realised=realised)
+
+    def report(self, state: State, found: Collected, *, seconds: float) -> RoundReport:
         """Return what an observer sees."""
         return RoundReport(
             round=state.round,
             rounds=self._terms.rounds,
             state=state,
             epsilon=self._epsilon(state.round),
-            users=tally.users,
-            replies=tally.accepted,
-            quarantined=dict(tally.quarantined),
+            users=found.users,
+            replies=found.accepted,
+            quarantined=dict(found.quarantined),
             seconds=seconds,
-            bytes_up=self._up,
-            bytes_down=self._down,
+            bytes_up=found.bytes_up,
+            bytes_down=found.bytes_down,
         )
 
     def _epsilon(self, rounds: int) -> float:
@@ -252,20 +329,6 @@ class _Loop:
             rounds=rounds, size=self._terms.cohort, users=self._census.users
         )
         return epsilon_of(self._plan.spends(times), delta=self._plan.delta)
-
-
-def _messages(orders: Mapping[int, Order], packed: ArrayRecord) -> Iterator[Message]:
-    for node, order in orders.items():
-        yield Message(
-            order_records(order, packed=packed),
-            dst_node_id=node,
-            message_type=MessageType.TRAIN,
-            group_id=str(order.round),
-        )
-
-
-def _counted(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
 def _run_digest(census: Census, method: Method, plan: Plan, terms: Terms, seed: int) -> str:

@@ -73,7 +73,9 @@ def simulate(
         str | None, typer.Option(help="How; the model's usual one if absent.")
     ] = None,
     unit: Annotated[str | None, typer.Option(help="Protected: user, interaction or none.")] = None,
-    trust: Annotated[str | None, typer.Option(help="Who adds the noise: local or central.")] = None,
+    trust: Annotated[
+        str | None, typer.Option(help="Who adds the noise: distributed, central or local.")
+    ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the run.")] = None,
     delta: Annotated[float | None, typer.Option(help="0 picks it from the users.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Most rounds of the run.")] = None,

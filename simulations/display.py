@@ -215,7 +215,7 @@ def protection(privacy: Mapping[str, Any]) -> list[str]:
         "distributed": "from everyone, the server too, while enough devices are honest",
         "central": "from everyone but the server",
     }[privacy["trust"]]
-    seen = "the server published" if privacy["trust"] == "central" else "a device sent"
+    seen = "a device sent" if privacy["trust"] == "local" else "was summed and noised"
     lines += [
         f"Protected: {whole}, {trusted}. Who sees all that {seen} over the run and knows "
         f"everything else can guess whether it is there right at most {_odds(privacy)} times "

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from server.census import Census
 from server.terms import settle
 from shared.algorithms.base import Algorithm
@@ -16,7 +14,9 @@ from shared.config import Settings
 from shared.data.splits import split
 from shared.errors import ConfigError, VerificationError
 from shared.privacy.accounting import agree
+from shared.privacy.distributed import Layout
 from shared.privacy.plan import Plan, Trust, Unit
+from shared.privacy.secure_sum.traffic import traffic
 from shared.protocol import wire_type
 from simulations.display import Display
 from simulations.run import load_dataset
@@ -114,7 +114,21 @@ def _noise_of_mean(plan: Plan) -> float:
 
 
 def _bytes(algorithm: Algorithm, plan: Plan) -> dict[str, int]:
-    """Return the bytes of tensors of one device over the run; the model travels as float32."""
-    values = sum(int(np.prod(shape)) for shape in algorithm.model.global_shapes.values())
-    times = values * plan.participations
-    return {"bytes_up_per_user": times * wire_type(plan).itemsize, "bytes_down_per_user": times * 4}
+    """Return the bytes of one device over the run; the model travels as float32."""
+    up = down = 0
+    # Rounds that a device sits out are like those it takes part in, on average.
+    for round_ in range(1, plan.rounds + 1):
+        asked = Layout(shapes=algorithm.asked(round_)).dimension
+        down += 4 * Layout(shapes=algorithm.sent(round_)).dimension
+        if (plan.unit, plan.trust) == (Unit.USER, Trust.DISTRIBUTED):
+            sent, received = traffic(
+                devices=plan.expected_cohort,
+                dimension=asked,
+                colluders=plan.colluders,
+                dropouts=plan.dropouts,
+            )
+            up, down = up + sent, down + received
+        else:
+            up += asked * wire_type(plan).itemsize
+    share = plan.participations / plan.rounds
+    return {"bytes_up_per_user": round(up * share), "bytes_down_per_user": round(down * share)}

@@ -124,18 +124,10 @@ def settings_of(out: Path) -> Settings:
 def _default(flags: Mapping[str, object], assignments: Sequence[str]) -> Path:
     """Return the packaged settings of a run without a file.
 
-    What learns well depends on how much noise there is, and where.
-
-    Raises:
-        ConfigError: Whole users are to be protected, but nobody said from whom: a trusted server
-            is never chosen for anyone.
+    What learns well depends on how much noise there is, and where. A trusted server is never
+    chosen for anyone.
     """
     asked = dict(assignment(text) for text in assignments) | dict(flags)
-    if asked.get("privacy.unit") == "user" and "privacy.trust" not in asked:
-        raise ConfigError(
-            "unit=user needs to know whom to trust: --trust central (the server sees each clipped "
-            "contribution and adds the noise) or --trust local (each device adds all of it)."
-        )
     name = UNITS.get(str(asked.get("privacy.unit")), "default.toml")
     return Path(__file__).parent / "experiments" / name
 

@@ -2,7 +2,7 @@
 
 Integer noise needs uniform bits, not normal values, so this is the integer sibling of
 `shared.randomness.OSNoise`: 256 fresh bits of `os.urandom` for each call, no seed, no state.
-Tests hand in a stand-in with `private = False`; a run that uses one is stamped so.
+A stand-in has `private = False`, and a run that uses one is stamped so.
 
 Source: NIST SP 800-38A (counter mode); AES-256 of the `cryptography` package.
 """
@@ -13,7 +13,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OSWords", "WordSource"]
+from shared.randomness import stream
+
+__all__ = ["OSWords", "StandInWords", "WordSource"]
 
 
 class WordSource(Protocol):
@@ -53,3 +55,21 @@ class OSWords:
             ) from error
         cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         return np.frombuffer(cipher.update(bytes(8 * size)), dtype=np.uint64)
+
+
+class StandInWords:
+    """Words that repeat themselves: for tests and debugging, never private.
+
+    Args:
+        seed: The experiment seed.
+        *keys: Name the draw.
+    """
+
+    private: ClassVar[bool] = False
+
+    def __init__(self, seed: int, *keys: str | int) -> None:
+        self._generator = stream(seed, "stand-in words", *keys)
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """Return uint64 [size]."""
+        return self._generator.integers(0, 2**64, size, dtype=np.uint64)

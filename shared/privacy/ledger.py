@@ -18,15 +18,15 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import BudgetError, ConfigError, RunError, VerificationError
+from shared.errors import ConfigError, RunError, VerificationError
 from shared.privacy.accounting import Spend
+from shared.privacy.bounds import count
 from shared.privacy.chain import ROOT, Head, Record, check, seal
 from shared.privacy.chainfile import VERSION, ChainFile
 from shared.privacy.charges import Budget, Spent
@@ -64,6 +64,7 @@ class Ledger:
         At any crash the file counts at least what was really spent.
         One reservation pays for one reply.
         A file that was tampered with takes no charge.
+        No two charges of a user in one run lie closer than their separation, in any order.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Ledger:
         purpose: str = "train",
         terms: Terms | None = None,
         witness: Head | None = None,
+        separation: int = 1,
     ) -> int:
         """Charge every participant before the work, or refuse all of them.
 
@@ -121,13 +123,16 @@ class Ledger:
             purpose: What the release is for, one of `PURPOSES`.
             terms: Public terms of the work.
             witness: The head of the ledger of whoever gave the order; it is kept.
+            separation: Least distance in rounds of two charges of a user in one run, for one
+                purpose; 1 allows every round. The wider one of the two charges counts.
 
         Returns:
             The reservation's id, for `release`.
 
         Raises:
-            BudgetError: A participant would exceed the budget; the refusal is on record.
-            ConfigError: The purpose is unknown.
+            BudgetError: A participant would exceed the budget, or took part too few rounds away;
+                the refusal is on record.
+            ConfigError: The purpose is unknown, or the separation is no whole number from 1.
             RunError: The charge cannot be written; nothing was spent.
             VerificationError: This ledger does not check, or the witnessed one was forked or
                 cut short since it was last seen; nothing was spent.
@@ -135,7 +140,19 @@ class Ledger:
         if purpose not in PURPOSES:
             raise ConfigError(f"Unknown purpose={purpose}; use one of {', '.join(PURPOSES)}.")
         roster = Roster(salt=os.urandom(16), users=np.asarray(participants, dtype=np.int64))
-        order = Order(run=run, round=int(round), digest=order_digest)
+        asked = Reservation(
+            id=-1,
+            run=run,
+            round=int(round),
+            order_digest=order_digest,
+            participants=roster.users,
+            spend=spend,
+            noise=noise,
+            budget=budget,
+            purpose=purpose,
+            separation=count("separation", separation),
+        )
+        order = asked.order
         fields: dict[str, object] = {
             **order_fields(order),
             "purpose": purpose,
@@ -144,19 +161,20 @@ class Ledger:
             "spend": spend_fields(spend),
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
             "noise": noise,
+            "separation": asked.separation,
             "terms": None if terms is None else terms.as_dict(),
             "witness": None if witness is None else witness.as_dict(),
         }
         with self._writing():
             if terms is not None and terms.as_dict() == self._statement.genesis["terms"]:
                 fields["terms"] = None
-            refusal = self._refusal(budget, roster.users, spend, witness)
+            refusal = self._statement.refusal(asked, witness)
             if refusal is None:
                 return self._append("reserve", fields, roster=roster)
+            reason, error = refusal
             if order not in self._statement.refused:
-                reason = "budget" if isinstance(refusal, BudgetError) else "fork"
                 self._append("refused", {**fields, "reason": reason, "roster": None})
-        raise refusal
+        raise error
 
     def release(
         self, reservation: int, *, reply_digest: str, realised: float | None = None
@@ -183,7 +201,7 @@ class Ledger:
                     "reply or was given up; send that reply again, or reserve anew."
                 )
             if realised is not None:
-                self._check_realised(paid, realised)
+                self._statement.refuse_realised(paid, realised)
             self._append(
                 "released",
                 {"reservation": paid.id, "reply": reply_digest, "realised": realised},
@@ -296,33 +314,6 @@ class Ledger:
         if self._statement.last is None:
             raise RunError(f"Ledger {self._path} has no first record; begin another one.")
         return self._statement.last
-
-    def _refusal(
-        self, budget: Budget, users: Ints, spend: Spend, witness: Head | None
-    ) -> BudgetError | VerificationError | None:
-        """Return why a charge is not taken."""
-        if witness is not None and (not witness.sound or self._statement.forked(witness)):
-            return VerificationError(
-                f"Round refused: the server's ledger at record {witness.seq} is not the one this "
-                "device saw before; keep both files and ask the operator."
-            )
-        try:
-            self._statement.charges.refuse_beyond(budget, participants=users, spend=spend)
-        except BudgetError as error:
-            return error
-        return None
-
-    def _check_realised(self, paid: Reservation, realised: float) -> None:
-        """Refuse less noise than the budget of a reservation can carry."""
-        spend = replace(paid.spend, noise_multiplier=realised)
-        if realised >= paid.spend.noise_multiplier:
-            return
-        charges, private = self._statement.charges, paid.noise == "os"
-        charges.take_back(paid.participants, paid.spend)
-        try:
-            charges.refuse_beyond(paid.budget, participants=paid.participants, spend=spend)
-        finally:
-            charges.add(paid.participants, paid.spend, private=private)
 
     def _reservation(self, seq: int) -> Reservation:
         found = self._statement.reservations.get(seq)

@@ -18,6 +18,7 @@ norms: 25 bits become 21) buy nothing where words have 32.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,10 +29,13 @@ from shared.errors import ConfigError
 from shared.privacy.bounds import count, number
 from shared.privacy.keystream import WordSource
 
-__all__ = ["BITS", "Grid", "bits_needed", "quantise", "signed", "wrap"]
+__all__ = ["BITS", "Grid", "bits_needed", "quantise", "round_rows", "signed", "wrap"]
 
 BITS: Final = 32
 """Width of the modulus: sums are taken modulo 2^32, which uint32 does by itself."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 ATTEMPTS: Final = 32
 """Roundings tried before the one towards zero, whose norm never grows."""
@@ -109,15 +113,53 @@ def quantise(values: NDArray[np.float64], *, grid: Grid, source: WordSource) -> 
     """
     if values.shape != (grid.dimension,):
         raise ConfigError(f"Expected {grid.dimension} coordinates in one flat vector.")
+
+    def draw(attempt: int) -> Floats:
+        return (source.words(grid.dimension) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
     scaled = _clipped(values, grid.reach, grid.clip_norm)
+    owner = np.zeros(grid.dimension, dtype=np.int64)
+    return round_rows(scaled, owner=owner, users=1, grid=grid, draw=draw)
+
+
+def round_rows(
+    scaled: Floats, *, owner: Ints, users: int, grid: Grid, draw: Callable[[int], Floats]
+) -> Ints:
+    """Round the coordinates of many users' contributions at once; those not named are zero.
+
+    Args:
+        scaled: float64 [m], coordinates in grid units of contributions of norm at most `reach`.
+        owner: int64 [m], whose each of them is, 0 .. users - 1.
+        users: Number of users.
+        grid: The lattice.
+        draw: Attempt, from 0 -> float64 [m], uniforms in [0, 1). They bear no guarantee: the
+            bound holds whatever is drawn.
+
+    Returns:
+        int64 [m], grid units.
+
+    Guarantees:
+        round rows bounds every norm: no user's sum of squares exceeds Delta^2, whatever is drawn.
+    """
     floor = np.floor(scaled)
     fraction, base = scaled - floor, floor.astype(np.int64)
-    for _ in range(ATTEMPTS):
-        uniform = (source.words(grid.dimension) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        rounded = base + (uniform < fraction)
-        if int(np.dot(rounded, rounded)) <= grid.squared_sensitivity:
-            return np.asarray(rounded, dtype=np.int64)
-    return np.trunc(scaled).astype(np.int64)
+    chosen = np.trunc(scaled).astype(np.int64)
+    waiting = np.ones(users, dtype=np.bool_)
+    for attempt in range(ATTEMPTS):
+        rounded = base + (draw(attempt) < fraction)
+        sound = waiting & _within(rounded, owner, users, grid)
+        np.copyto(chosen, rounded, where=sound[owner])
+        waiting &= ~sound
+        if not waiting.any():
+            break
+    return np.where(_within(chosen, owner, users, grid)[owner], chosen, 0)
+
+
+def _within(integers: Ints, owner: Ints, users: int, grid: Grid) -> NDArray[np.bool_]:
+    """Whether each user's sum of squares is at most Delta^2; exact, for it is below 2^53."""
+    squares = np.square(integers.astype(np.float64))
+    sums = np.bincount(owner, weights=squares, minlength=users)
+    return np.asarray(sums <= grid.squared_sensitivity)
 
 
 def _clipped(values: NDArray[np.float64], reach: float, clip_norm: float) -> NDArray[np.float64]:

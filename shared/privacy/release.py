@@ -10,7 +10,7 @@ with `unit = none`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,15 @@ class Rows:
         dense = places.T @ self.values.reshape(count, math.prod(self.shape[1:]))
         return np.asarray(dense, dtype=np.float64).reshape(self.shape)
 
+    def times(self, factors: NDArray[np.float64]) -> "Rows":
+        """Return the rows, each multiplied by the factor of its owner.
+
+        Args:
+            factors: float64 [users].
+        """
+        places = (-1, *[1] * (self.values.ndim - 1))
+        return replace(self, values=self.values * factors[self.owner].reshape(places))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LocalUpdate:
@@ -83,11 +92,14 @@ class ClippedUpdate:
         tensors: Name of a global tensor -> the rows that each user contributes to it.
         users: Number of users in the cohort.
         clip_norm: L2 bound of one user's rows over all tensors together.
+        below: bool [users], whose contribution was finite and no longer than the bound: a secret
+            like the rest.
     """
 
     tensors: Mapping[str, Rows] = field(repr=False)
     users: int
     clip_norm: float
+    below: NDArray[np.bool_] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -154,7 +166,8 @@ def clip(update: LocalUpdate, *, clip_norm: float) -> ClippedUpdate:
     norms = np.sqrt(np.where(sound, squares, 0.0))
     factors = np.divide(bound, norms, out=np.ones(update.users), where=norms > bound)
     clipped = {n: _scaled(rows, factors, sound) for n, rows in update.tensors.items()}
-    return ClippedUpdate(tensors=clipped, users=update.users, clip_norm=bound)
+    below = sound & (norms <= bound)
+    return ClippedUpdate(tensors=clipped, users=update.users, clip_norm=bound, below=below)
 
 
 def _check_once(name: str, rows: Rows) -> None:

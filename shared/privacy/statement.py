@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ConfigError, VerificationError
+from shared.errors import BudgetError, ConfigError, VerificationError
 from shared.privacy.accounting import Spend
 from shared.privacy.chain import Fault, Head, Record, sha
 from shared.privacy.charges import Budget, Charges
@@ -36,8 +36,8 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-PURPOSES: Final = ("train", "counts", "metrics", "clip-quantile")
-"""What a release is for; each of them is charged."""
+PURPOSES: Final = ("train", "counts", "metrics", "clip-quantile", "echo")
+"""What a release is for; each of them is charged. An echo repeats an earlier contribution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +98,7 @@ class Reservation:
         noise: Source of the protective draws ("os", "seeded", "off").
         budget: The most that each may have spent with it.
         purpose: What it is for, one of `PURPOSES`.
+        separation: Least distance in rounds to another charge of the same user, run and purpose.
         reply_digest: Digest of the reply it paid for; None while there is none.
         aborted: Why no reply will come of it; None otherwise.
     """
@@ -111,6 +112,7 @@ class Reservation:
     noise: str
     budget: Budget
     purpose: str = "train"
+    separation: int = 1
     reply_digest: str | None = None
     aborted: str | None = None
 
@@ -118,6 +120,11 @@ class Reservation:
     def order(self) -> Order:
         """The work it is for."""
         return Order(run=self.run, round=self.round, digest=self.order_digest)
+
+    @property
+    def sequence(self) -> tuple[str, str]:
+        """Run and purpose: the rounds that share one sequence of noise."""
+        return self.run, self.purpose
 
 
 class Statement:
@@ -134,6 +141,8 @@ class Statement:
         self.audits: list[Mapping[str, Any]] = []
         self.times: tuple[int, int] | None = None
         self._orders: dict[Order, list[int]] = {}
+        self._rounds: dict[tuple[str, str], dict[int, list[int]]] = {}
+        self._widest: dict[tuple[str, str], int] = {}
         self._terms: dict[int, Mapping[str, Any]] = {}
 
     def add(self, record: Record, roster: Roster | None = None) -> Fault | None:
@@ -176,6 +185,64 @@ class Statement:
             head.seq < max(seen) or seen.get(head.seq, head.digest) != head.digest
         )
 
+    def refusal(
+        self, asked: Reservation, witness: Head | None
+    ) -> tuple[str, BudgetError | VerificationError] | None:
+        """Return in a word, and as the error to raise, why a charge may not be taken.
+
+        Args:
+            asked: The charge as it would stand here.
+            witness: The head of the ledger of whoever gave the order.
+        """
+        if witness is not None and (not witness.sound or self.forked(witness)):
+            return "fork", VerificationError(
+                f"Round refused: the server's ledger at record {witness.seq} is not the one this "
+                "device saw before; keep both files and ask the operator."
+            )
+        if self._too_close(asked):
+            return "separation", BudgetError(
+                f"Round {asked.round} refused: a device would take part twice within fewer rounds "
+                "than its run is accounted for; ask it in a later round."
+            )
+        try:
+            self.charges.refuse_beyond(
+                asked.budget, participants=asked.participants, spend=asked.spend
+            )
+        except BudgetError as error:
+            return "budget", error
+        return None
+
+    def refuse_realised(self, paid: Reservation, realised: float) -> None:
+        """Check that the budget of a reservation can carry less noise than was reserved.
+
+        Raises:
+            BudgetError: It cannot.
+        """
+        if realised >= paid.spend.noise_multiplier:
+            return
+        spend = replace(paid.spend, noise_multiplier=realised)
+        self.charges.take_back(paid.participants, paid.spend)
+        try:
+            self.charges.refuse_beyond(paid.budget, participants=paid.participants, spend=spend)
+        finally:
+            self.charges.add(paid.participants, paid.spend, private=paid.noise == "os")
+
+    def _too_close(self, asked: Reservation) -> bool:
+        """Whether anyone would be charged twice within the separation, by either charge's terms."""
+        widest = max(asked.separation, self._widest.get(asked.sequence, 1))
+        if widest == 1:
+            return False
+        if asked.separation > 1 and len(np.unique(asked.participants)) < len(asked.participants):
+            return True
+        rounds = self._rounds.get(asked.sequence, {})
+        near = [turn for turn in rounds if abs(asked.round - turn) < widest]
+        found = [self.reservations[seq] for turn in near for seq in rounds[turn]]
+        return any(
+            max(asked.separation, one.separation) > max(1, abs(asked.round - one.round))
+            and bool(np.isin(asked.participants, one.participants).any())
+            for one in found
+        )
+
     def _count(self, record: Record, fields: Mapping[str, Any], roster: Roster | None) -> None:
         if record.kind == "genesis":
             self.genesis = fields
@@ -192,16 +259,7 @@ class Statement:
         if roster is None or roster.digest != fields["roster"]:
             raise _Contradiction("names other users than its roster")
         order, spend = _order(fields), Spend(**fields["spend"])
-        self.charges.add(roster.users, spend, private=fields["noise"] == "os")
-        self._orders.setdefault(order, []).append(record.seq)
-        self.times = (fields["at"] if self.times is None else self.times[0], fields["at"])
-        # Only a head that was believed: one that was refused is evidence, no history to hold on to.
-        if fields["witness"] is not None:
-            head = Head.from_dict(fields["witness"])
-            self.witnessed.setdefault(head.public_key, {})[head.seq] = head.digest
-        if fields["terms"] is not None:
-            self._terms[record.seq] = dict(fields["terms"])
-        self.reservations[record.seq] = Reservation(
+        charged = Reservation(
             id=record.seq,
             run=order.run,
             round=order.round,
@@ -211,7 +269,25 @@ class Statement:
             noise=fields["noise"],
             budget=Budget(**fields["budget"]),
             purpose=fields["purpose"],
+            # Ledgers from before there was correlated noise do not say it.
+            separation=int(fields.get("separation", 1)),
         )
+        if self._too_close(charged):
+            raise _Contradiction("charges a user again within the separation of the run")
+        self.charges.add(roster.users, spend, private=fields["noise"] == "os")
+        self._orders.setdefault(order, []).append(record.seq)
+        self.times = (fields["at"] if self.times is None else self.times[0], fields["at"])
+        # Only a head that was believed: one that was refused is evidence, no history to hold on to.
+        if fields["witness"] is not None:
+            head = Head.from_dict(fields["witness"])
+            self.witnessed.setdefault(head.public_key, {})[head.seq] = head.digest
+        if fields["terms"] is not None:
+            self._terms[record.seq] = dict(fields["terms"])
+        self.reservations[record.seq] = charged
+        rounds = self._rounds.setdefault(charged.sequence, {})
+        rounds.setdefault(charged.round, []).append(record.seq)
+        widest = max(charged.separation, self._widest.get(charged.sequence, 1))
+        self._widest[charged.sequence] = widest
 
     def _settle(self, record: Record, fields: Mapping[str, Any]) -> None:
         paid = self.reservations[fields["reservation"]]
@@ -222,6 +298,7 @@ class Statement:
             settled = replace(paid, aborted=fields["reason"])
             if not fields["spent"]:
                 self.charges.take_back(users, paid.spend)
+                self._rounds[paid.sequence][paid.round].remove(paid.id)
         else:
             settled = replace(paid, reply_digest=fields["reply"])
             realised = fields["realised"]

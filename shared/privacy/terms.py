@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from shared.privacy.plan import Plan, Unit
+from shared.privacy.plan import Plan, Trust, Unit
 
 __all__ = ["ADJACENCY", "RNG_POLICY", "Terms", "code_digest"]
 
@@ -17,7 +17,8 @@ ADJACENCY: Final = "add-or-remove"
 """The relation that every epsilon of this package is for."""
 
 RNG_POLICY: Final = {
-    "os": "float64 Gaussian from AES-256-CTR under a fresh OS key per draw; no seed exists",
+    "os": "AES-256-CTR under a fresh OS key per draw, no seed exists: float64 Gaussian, or with "
+    "trust=distributed exact discrete Gaussian on a grid",
     "seeded": "repeatable stand-in: not private",
     "off": "no noise: not private",
 }
@@ -26,6 +27,8 @@ RNG_POLICY: Final = {
 MECHANISMS: Final = {
     "interaction/local": "DP-SGD on the device: per-interaction clip and Gaussian noise, version 1",
     "user/local": "Gaussian mechanism on the device: whole contribution clipped, version 1",
+    "user/distributed": "distributed discrete Gaussian: whole contributions clipped and rounded to "
+    "a grid, noise shares of the devices, secure sum modulo 2^32, version 1",
     "user/central": "Gaussian mechanism on the server: whole contributions clipped, version 1",
 }
 
@@ -50,6 +53,8 @@ class Terms:
         rounds: Rounds of the run.
         expected_cohort: Public denominator of a round.
         noise: Source of the protective draws.
+        shares: Of the budget by round, in mu^2; empty where all rounds are alike.
+        honest: Fewest honest devices whose noise is counted in a sum; None where nobody shares it.
         mechanism: Name and version of the mechanism; None where this version knows no name.
     """
 
@@ -66,6 +71,8 @@ class Terms:
     rounds: int
     expected_cohort: int
     noise: str
+    shares: tuple[float, ...]
+    honest: int | None
     mechanism: str | None
 
     @classmethod
@@ -86,12 +93,14 @@ class Terms:
             rounds=plan.rounds,
             expected_cohort=plan.expected_cohort,
             noise=plan.noise,
+            shares=plan.shares,
+            honest=plan.honest if plan.trust is Trust.DISTRIBUTED and protected else None,
             mechanism=MECHANISMS.get(f"{plan.unit}/{plan.trust}"),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, for a record."""
-        return asdict(self)
+        return asdict(self) | {"shares": list(self.shares)}
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """The first exchange: what a node holds, in public numbers."""
 
+import re
 from dataclasses import asdict, dataclass
 
 from flwr.app import RecordDict
@@ -19,11 +20,13 @@ class Greeting:
         users: Users hosted by the node; 1 on a device.
         n_items: Size of the catalogue.
         catalogue: Digest of the vocabulary of items; both ends must mean the same items.
+        identity: Ed25519 public key (hex) of a node of one user, for secure sums; else empty.
     """
 
     users: int
     n_items: int
     catalogue: str
+    identity: str = ""
 
 
 def greeting_records(greeting: Greeting | None = None) -> RecordDict:
@@ -40,9 +43,13 @@ def read_greeting(records: RecordDict) -> Greeting | Refusal:
     """
     if refusal := read_refusal(records):
         return refusal
-    found = config_fields(records, "greeting", {"users": int, "n_items": int, "catalogue": str})
+    found = config_fields(
+        records, "greeting", {"users": int, "n_items": int, "catalogue": str, "identity": str}
+    )
     only(records, {"greeting"})
     greeting = Greeting(**found)  # type: ignore[arg-type]
     if greeting.users < 1 or greeting.n_items < 1:
         raise ProtocolError("A greeting names no user or no item; the node holds no data.")
+    if greeting.identity and not re.fullmatch("[0-9a-f]{64}", greeting.identity):
+        raise ProtocolError("A greeting's identity is no Ed25519 public key; update this end.")
     return greeting

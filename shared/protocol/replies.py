@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from shared.errors import ProtocolError
+from shared.privacy.distributed import PartialSum, check_distributed
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.release import Entrusted, Release, Unprotected, check_entrusted
 from shared.protocol.orders import Order
@@ -31,6 +32,7 @@ __all__ = [
     "Refusal",
     "Reply",
     "encode_entrusted",
+    "encode_partial",
     "encode_reply",
     "encode_unprotected",
     "read_refusal",
@@ -81,10 +83,12 @@ class Refusal:
 def wire_type(plan: Plan) -> np.dtype[np.floating]:
     """Return the number type of a reply: float32 in a private run, else float64.
 
-    Without noise, float32 sums of differently packed users differ in their last bit, which a
+    A partial sum of distributed trust is whole numbers, which float64 holds exactly. Without
+    noise, float32 sums of differently packed users differ in their last bit, which a
     server with Adam turns into a visible difference within a few rounds.
     """
-    return TYPES["float32" if plan.private else "float64"]
+    noised = plan.private and (plan.unit, plan.trust) != (Unit.USER, Trust.DISTRIBUTED)
+    return TYPES["float32" if noised else "float64"]
 
 
 def encode_reply(release: Release, *, order: Order) -> Reply:
@@ -93,8 +97,11 @@ def encode_reply(release: Release, *, order: Order) -> Reply:
     Raises:
         ProtocolError: The order is not one of a run in which devices add the noise.
     """
-    if order.plan.unit is Unit.NONE or order.plan.trust is Trust.CENTRAL:
-        raise ProtocolError("Found a release where the plan expects unit=none or trust=central.")
+    if order.plan.unit is Unit.NONE or order.plan.trust is not Trust.LOCAL:
+        raise ProtocolError(
+            f"Expected trust=local for a release, found unit={order.plan.unit} with "
+            f"trust={order.plan.trust}."
+        )
     return _reply(order, release.tensors, users=release.users, private=release.private)
 
 
@@ -102,6 +109,12 @@ def encode_entrusted(sums: Entrusted, *, order: Order) -> Reply:
     """Make the reply of a round whose noise the server adds; ConfigError for any other plan."""
     check_entrusted(order.plan)
     return _reply(order, sums.tensors, users=sums.users, private=False)
+
+
+def encode_partial(sums: PartialSum, *, order: Order) -> Reply:
+    """Make the reply of a simulation's node for its devices; ConfigError for any other plan."""
+    check_distributed(order.plan)
+    return _reply(order, sums.tensors, users=sums.users, private=sums.private)
 
 
 def encode_unprotected(sums: Unprotected, *, order: Order) -> Reply:

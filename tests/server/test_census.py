@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.app import app
 from server.census import Census, cohort_size, cohorts, greet, most_participations
-from shared.errors import RunError
+from shared.errors import ConfigError, RunError
 from simulations.grids import LocalGrid
 
 
@@ -35,6 +35,42 @@ def test_cohorts_are_shuffled_by_the_seed() -> None:
 
     assert three(1) == three(1)
     assert three(1) != three(2)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 9), st.integers(1, 40))
+def test_nobody_is_asked_twice_within_the_separation(
+    separation: int, size: int, more: int, rounds: int
+) -> None:
+    """And everyone equally often, in the same rounds whenever the seed is the same."""
+    users = separation * size + more
+    words = {"users": users, "size": size, "separation": separation}
+    last = np.full(users, -separation)
+    times = np.zeros(users, dtype=int)
+    again = cohorts(seed=3, **words)
+    for turn, cohort in enumerate(islice(cohorts(seed=3, **words), rounds)):
+        assert np.array_equal(cohort, next(again))
+        assert len(np.unique(cohort)) == len(cohort) == size
+        assert np.array_equal(cohort, np.sort(cohort))
+        assert (turn - last[cohort] >= separation).all()
+        last[cohort] = turn
+        times[cohort] += 1
+    assert times.max() == most_participations(rounds=rounds, size=size, users=users)
+    assert times.max() <= -(-rounds // separation)
+    assert times.max() - times.min() <= 1
+
+
+def test_cohorts_that_lie_apart_are_shuffled_by_the_seed() -> None:
+    def one(seed: int) -> list[int]:
+        return next(cohorts(users=50, size=10, seed=seed, separation=5)).tolist()
+
+    assert one(1) != one(2)
+    assert one(1) != list(range(10))
+
+
+def test_a_cohort_too_large_for_the_separation_is_refused() -> None:
+    with pytest.raises(ConfigError, match="separation = 60, found 59"):
+        cohorts(users=59, size=10, seed=1, separation=6)
 
 
 @pytest.mark.parametrize(("share", "size"), [(1.0, 943), (0.3, 282), (1e-9, 1), (1 / 3, 314)])

@@ -45,4 +45,4 @@ def test_bundle_is_small_and_holds_the_app_alone(tmp_path: Path) -> None:
         "server",
         "shared",
     }
-    assert {"server/app.py", "client/app.py", "shared/protocol.py"} <= set(names)
+    assert {"server/app.py", "client/app.py", "shared/protocol/orders.py"} <= set(names)

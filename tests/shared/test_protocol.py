@@ -122,7 +122,7 @@ def test_encoders_check_the_plan() -> None:
         with pytest.raises(ConfigError, match="unit=user with trust=central"):
             protocol.encode_entrusted(sums, order=made_order(plan=other))
     release = Release(tensors=tensors, users=2, private=True)
-    with pytest.raises(ProtocolError, match="trust=central"):
+    with pytest.raises(ProtocolError, match="Expected trust=local"):
         protocol.encode_reply(release, order=central)
 
 

@@ -98,14 +98,11 @@ def test_a_manifest_that_is_none(tmp_path: Path, content: str) -> None:
 
 
 def test_a_trusted_server_is_never_chosen_for_anyone() -> None:
-    asked = {"flags": {"privacy.unit": "user"}, "assignments": [], "out": None, "resume": False}
-    with pytest.raises(ConfigError, match="--trust central"):
-        settings_for(config=None, **asked)  # type: ignore[arg-type]
-    chosen = settings_for(
-        config=None,
-        flags={"privacy.unit": "user", "privacy.trust": "local"},
-        assignments=[],
-        out=None,
-        resume=False,
-    )
-    assert chosen.privacy.trust == "local"
+    asked = {"assignments": [], "out": None, "resume": False, "config": None}
+    for words, trust in (
+        ({}, "distributed"),
+        ({"privacy.trust": "local"}, "local"),
+        ({"privacy.trust": "central"}, "central"),
+    ):
+        chosen = settings_for(flags={"privacy.unit": "user", **words}, **asked)  # type: ignore[arg-type]
+        assert (chosen.privacy.unit, chosen.privacy.trust) == ("user", trust)

@@ -10,6 +10,7 @@ session -> graph -> keys | shamir | masks -> messages -> circle -> device | serv
 - `masks`: keystreams added to and taken from vectors
 - `messages`: what travels, as bytes of strict length
 - `device`, `server`: the two state machines
+- `traffic`: what a sum costs one device in bytes
 
 Phases (each a message up and an answer down): advertise keys -> share secrets -> send the masked
 vector -> vote on what was seen -> unmask. Source: Bonawitz et al. 2017 (masks, shares, the vote),

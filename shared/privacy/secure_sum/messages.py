@@ -20,6 +20,8 @@ from shared.privacy.secure_sum.session import TAG_BYTES
 from shared.privacy.secure_sum.shamir import SHARE_BYTES
 
 __all__ = [
+    "BOX",
+    "SIGNATURE",
     "Delivery",
     "KeyAdvert",
     "KeyList",
