@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from rehearsing import LAYERS, alarming, attacked, correct, target
 
-import client.participant
+import client.contribution
 import server.rounds
 import shared.algorithms.popularity
+import shared.privacy.distributed
 import shared.privacy.gaussian
-from client.participant import Participant
+from client.contribution import Work
 from shared.privacy.charges import Charges
-from shared.privacy.release import ClippedUpdate, LocalUpdate, Release, Rows, clip
+from shared.privacy.release import ClippedUpdate, LocalUpdate, Release, clip
 from shared.randomness import OSNoise
 from simulations.attack.target import Target
 
@@ -28,9 +29,9 @@ def no_noise(patch: Patch) -> None:
 
 def no_clip(patch: Patch) -> None:
     def unclipped(update: LocalUpdate, *, clip_norm: float) -> ClippedUpdate:
-        return ClippedUpdate(tensors=update.tensors, users=update.users, clip_norm=clip_norm)
+        return replace(clip(update, clip_norm=clip_norm), tensors=update.tensors)
 
-    patch.setattr(client.participant, "clip", unclipped)
+    patch.setattr(client.contribution, "clip", unclipped)
 
 
 def noise_once(patch: Patch) -> None:
@@ -52,40 +53,43 @@ def seed_reused(patch: Patch) -> None:
 
 
 def share_sigma_over_n(patch: Patch) -> None:
-    """Noise that would do if everyone added as much: at the server, and on each device."""
-    total, alone = server.rounds.privatise_total, client.participant.privatise
+    """Noise that would do if n others added as much: at the server, on devices, in shares."""
+    total, alone = server.rounds.privatise_total, client.contribution.privatise
+    shares = client.contribution.noise_shares
 
     def central(sums: Any, *, users: int, plan: Any, **rest: Any) -> Release:
-        less = replace(plan, noise_multiplier=plan.noise_multiplier / users)
-        return total(sums, users=users, plan=less, **rest)
+        return total(sums, users=users, plan=quieter(plan, users), **rest)
 
     def local(clipped: ClippedUpdate, plan: Any, *rest: Any, **more: Any) -> Release:
-        less = replace(plan, noise_multiplier=plan.noise_multiplier / plan.expected_cohort)
-        return alone(clipped, less, *rest, **more)
+        return alone(clipped, quieter(plan, plan.expected_cohort), *rest, **more)
+
+    def distributed(plan: Any, **rest: Any) -> Any:
+        return shares(quieter(plan, plan.expected_cohort**0.5), **rest)
+
+    def quieter(plan: Any, times: float) -> Any:
+        return replace(plan, noise_multiplier=plan.noise_multiplier / times)
 
     patch.setattr(server.rounds, "privatise_total", central)
-    patch.setattr(client.participant, "privatise", local)
+    patch.setattr(client.contribution, "privatise", local)
+    patch.setattr(client.contribution, "noise_shares", distributed)
 
 
 def weighted_by_examples(patch: Patch) -> None:
     lengths: dict[str, Any] = {}
-    work = Participant._work
+    cohort = Work._cohort
 
-    def remembering(self: Participant, algorithm: Any, order: Any, memory: Any) -> Any:
-        lengths["now"] = self.histories.lengths[order.participants]
-        return work(self, algorithm, order, memory)
+    def remembering(self: Work, people: Any) -> Any:
+        made = cohort(self, people)
+        lengths["now"] = made.histories.lengths
+        return made
 
     def weighted(update: LocalUpdate, *, clip_norm: float) -> ClippedUpdate:
         clipped = clip(update, clip_norm=clip_norm)
-        tensors = {name: heavier(rows) for name, rows in clipped.tensors.items()}
+        tensors = {name: rows.times(lengths["now"]) for name, rows in clipped.tensors.items()}
         return replace(clipped, tensors=tensors)
 
-    def heavier(rows: Rows) -> Rows:
-        weights = lengths["now"][rows.owner].reshape(-1, *[1] * (rows.values.ndim - 1))
-        return replace(rows, values=rows.values * weights)
-
-    patch.setattr(Participant, "_work", remembering)
-    patch.setattr(client.participant, "clip", weighted)
+    patch.setattr(Work, "_cohort", remembering)
+    patch.setattr(client.contribution, "clip", weighted)
 
 
 def sampling_not_done(patch: Patch) -> None:
@@ -196,6 +200,61 @@ def test_a_bug_of_devices_is_caught(name: str, monkeypatch: Patch) -> None:
     assert check in alarming(attacked(aim, canaries=40)).get(layer, set())
 
 
+def shares_without_noise(patch: Patch) -> None:
+    real = shared.privacy.distributed.discrete_gaussian
+    silent = lambda *, size, **rest: 0 * real(size=size, **rest)  # noqa: E731
+    patch.setattr(shared.privacy.distributed, "discrete_gaussian", silent)
+
+
+def shares_noised_once(patch: Patch) -> None:
+    real, quiet = client.contribution.veil, shared.privacy.distributed.Veiled
+
+    def lazy(rounded: Any, plan: Any, *, keys: tuple[Any, ...], **rest: Any) -> Any:
+        if keys[1] == 1:
+            return real(rounded, plan, keys=keys, **rest)
+        words = shared.privacy.distributed.wrap(rounded.integers)
+        return quiet(words=words, users=rounded.users, private=True)
+
+    patch.setattr(client.contribution, "veil", lazy)
+
+
+def shares_from_one_seed(patch: Patch) -> None:
+    def same(*, size: int, sigma: float, source: Any) -> Any:
+        draws = np.random.default_rng(7).normal(0.0, sigma, size)
+        return np.rint(draws).astype(np.int64)
+
+    patch.setattr(shared.privacy.distributed, "discrete_gaussian", same)
+
+
+def shares_on_touched_values(patch: Patch) -> None:
+    real = client.contribution.veil
+
+    def sparse(rounded: Any, plan: Any, **rest: Any) -> Any:
+        veiled = real(rounded, plan, **rest)
+        return replace(veiled, words=veiled.words * (rounded.integers != 0).astype(np.uint32))
+
+    patch.setattr(client.contribution, "veil", sparse)
+
+
+DISTRIBUTED: dict[str, tuple[Bug, str]] = {
+    "no noise": (shares_without_noise, "noise variance"),
+    "noise once": (shares_noised_once, "noise variance"),
+    "seed reused": (shares_from_one_seed, "correlation"),
+    "share sigma/n": (share_sigma_over_n, "noise variance"),
+    "noise only on touched rows": (shares_on_touched_values, "row coverage"),
+    "budget not checked": (budget_not_checked, "budget"),
+}
+"""A contribution that was not clipped is left out by the rounding, so it does no harm here."""
+
+
+@pytest.mark.parametrize("name", DISTRIBUTED)
+def test_a_bug_of_noise_shares_is_caught(name: str, monkeypatch: Patch) -> None:
+    bug, check = DISTRIBUTED[name]
+    bug(monkeypatch)
+    found = alarming(attacked(target("user", "distributed", rounds=2)))
+    assert check in found.get("conformance", set())
+
+
 INTERACTIONS: dict[str, tuple[Bug, str]] = {
     "no noise": (no_noise, "noise variance"),
     "seed reused": (seed_reused, "correlation"),
@@ -234,6 +293,8 @@ SEEDS = 20
     [
         ("user", "central", "mf", 400),
         ("user", "central", "popularity", 400),
+        ("user", "distributed", "mf", 400),
+        ("user", "distributed", "popularity", 400),
         ("user", "local", "popularity", 40),
         ("interaction", "local", "mf", 400),
         ("interaction", "local", "popularity", 400),
@@ -242,9 +303,9 @@ SEEDS = 20
 def test_a_correct_mechanism_raises_no_alarm_over_many_seeds(
     unit: str, trust: str, model: str, canaries: int
 ) -> None:
-    """Each check alarms once in a million; 20 seeds of at most 13 checks: below 3 in 10,000."""
+    """Each check alarms once in a million; 20 seeds of at most 14 checks: below 3 in 10,000."""
     for seed in range(SEEDS):
         aim = target(unit, trust, model=model, rounds=2)
         report = attacked(aim, seed=seed, canaries=canaries)
         assert alarming(report) == {}, seed
-        assert report["false_alarm"]["all"] <= 13 * report["false_alarm"]["each"]
+        assert report["false_alarm"]["all"] <= 14 * report["false_alarm"]["each"]
