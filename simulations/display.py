@@ -175,7 +175,7 @@ def _facts(result: Result) -> list[str]:
             f"second opinion {_number(privacy['second_opinion'])}",
             f"  noise multiplier {privacy['noise_multiplier']:.4g}, "
             f"clip norm {privacy['clip_norm']:g}",
-            f"  audit: {_audited(privacy['audit'])}",
+            f"  audit: {_audited(privacy.get('audit', {}))}",
         ]
     lines += [
         f"per user: {_bytes(cost['bytes_up_per_user'])} up, "
@@ -187,7 +187,7 @@ def _facts(result: Result) -> list[str]:
 
 
 def _audited(audit: Mapping[str, Any]) -> str:
-    if audit["lower_bound"] is None:
+    if audit.get("lower_bound") is None:
         return "not run (fedrec audit --attack RUN_DIRECTORY)"
     return f"{audit['verdict']}, epsilon at least {audit['lower_bound']:.3f} (95 %)"
 

@@ -1,11 +1,13 @@
 """Attacks on a run's mechanism through its real code: `fedrec audit --attack`.
 
 target      what is attacked: settings, sizes, the claim
-canaries    users and interactions made to be found, and the algorithm that plants them
+canaries    users and interactions made to be found
+planting    the real algorithm, wrapped to plant them
 transcript  what the attacker and the auditor saw
 rehearsal   one run of the real federation with canaries in it
-conformance, planted, statistics   the three layers, each a list of checks
-verdict     the layers together, in JSON and in words
+noise       releases minus what they hide
+conformance, planted, statistics   the three layers, each a list of `checks`
+verdict     the layers together; `findings` puts them in words
 
 Threat model. The attacker sees everything that leaves the trusted part: every message of every
 device where devices add the noise, every noised sum where the server or all devices together do.

@@ -29,7 +29,8 @@ from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.terms import Terms
 from shared.protocol import Order, Reply, read_order, read_reply
-from simulations.attack.canaries import AttackConfig, Canaried, Canaries
+from simulations.attack.canaries import AttackConfig, Canaries
+from simulations.attack.planting import Canaried
 from simulations.attack.target import Target
 from simulations.attack.transcript import Transcript
 from simulations.grids import LocalGrid
