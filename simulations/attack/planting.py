@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Shapes = Mapping[str, tuple[int, ...]]
+Shared = Mapping[str, Array]
 
 BARE, TINY = 1e-9, 1e-30
 """The least deviation of a value, beside the largest of its tensor and at all."""
@@ -152,34 +153,43 @@ class Canaried:
 
     def _clue(self, state: State, cohort: Cohort, plan: Plan, *, device: int) -> Clue:
         """Ask the real code what each canary of a device moves, and how large the noise is."""
-        held = self.canaries.items_of(device)
-        items = self.canaries.planted_item(held)
-        where = int(np.flatnonzero(cohort.keys == device)[0])
+        items = self.canaries.planted_item(self.canaries.items_of(device))
+        here = np.flatnonzero(cohort.keys == device)
 
-        def ask(history: Ints, fill: float, boost: float = 1.0) -> Mapping[str, Array]:
-            n_items = cohort.histories.n_items
-            one = Cohort(
-                histories=Interactions.from_histories([history.tolist()], n_items=n_items),
-                keys=cohort.keys[where : where + 1],
-                memory={n: boost * v[where : where + 1] for n, v in cohort.memory.items()},
-                round=cohort.round,
-                seed=cohort.seed,
-            )
-            found, _ = self.inner.contribute_per_interaction(state, one, plan, Probe(fill))
+        def ask(history: Ints, fill: float, *, boost: float = 1.0, users: int = 1) -> Shared:
+            asked = _single(cohort, here, history, boost=boost, users=users)
+            found, _ = self.inner.contribute_per_interaction(state, asked, plan, Probe(fill))
             return found.tensors
 
-        silent = ask(items[:0], 1.0)
         # A value without any noise would divide by zero; with next to none it shows as well.
-        deviation = {n: np.maximum(v, max(BARE * v.max(), TINY)) for n, v in silent.items()}
+        deviation = {
+            n: np.maximum(v, max(BARE * v.max(), TINY)) for n, v in ask(items[:0], 1.0).items()
+        }
         moved = ask(items, 0.0)
-        moves = {n: v[items] for n, v in moved.items() if len(v) == cohort.histories.n_items}
         return Clue(
             deviation=deviation,
-            moves=moves,
+            moves={n: v[items] for n, v in moved.items() if len(v) == cohort.histories.n_items},
+            # A lone device and a packed cohort descend by different code.
             largest=[
-                _weight(ask(items[:1], 0.0, boost), deviation) for boost in (1.0, NORM, NORM**2)
+                max(_weight(ask(items[:1], 0.0, boost=b, users=u), deviation) for u in (1, 2))
+                for b in (1.0, NORM, NORM**2)
             ],
         )
+
+
+def _single(cohort: Cohort, here: Ints, history: Ints, *, boost: float, users: int) -> Cohort:
+    """Return one user of a cohort with another history, and a second one without any if asked."""
+    rows = np.repeat(here, users)
+    empty: list[list[int]] = [[]] * (users - 1)
+    return Cohort(
+        histories=Interactions.from_histories(
+            [history.tolist(), *empty], n_items=cohort.histories.n_items
+        ),
+        keys=cohort.keys[rows] + np.arange(users),
+        memory={n: boost * v[rows] for n, v in cohort.memory.items()},
+        round=cohort.round,
+        seed=cohort.seed,
+    )
 
 
 def _extended(rows: Rows, owner: Ints, row: Ints, column: Ints, amounts: Array) -> Rows:

@@ -10,6 +10,7 @@ from rehearsing import LAYERS, alarming, attacked, correct, target
 
 import client.contribution
 import server.rounds
+import shared.algorithms.local_training
 import shared.algorithms.popularity
 import shared.privacy.distributed
 import shared.privacy.gaussian
@@ -274,6 +275,17 @@ def test_a_bug_of_interactions_is_caught(name: str, monkeypatch: Patch) -> None:
 def sampled() -> Target:
     coin = {"sampling_rate": 0.2}
     return target("interaction", "local", model="popularity", rounds=2, algorithm=coin)
+
+
+def test_a_gradient_that_is_not_clipped_is_caught(monkeypatch: Patch) -> None:
+    def ones(norms: Any, *, clip_norm: float) -> Any:
+        return np.ones_like(norms)
+
+    monkeypatch.setattr(shared.algorithms.local_training, "clip_factors", ones)
+    aim = target("interaction", "local", rounds=2, privacy={"clip_norm": 0.1})
+    found = alarming(attacked(aim, canaries=40))
+    assert "huge norm" in found["canaries"]
+    assert "norm" in found["conformance"]
 
 
 def test_no_bug_no_alarm_on_devices_and_interactions() -> None:
