@@ -46,13 +46,18 @@ class PrivacyConfig:
         unit: What is protected ("user", "interaction", "none").
         trust: Who adds the noise ("distributed", "central", "local").
         epsilon: Budget of one unit over the whole run.
-        delta: Failure probability; 0 means the rule of `accounting.default_delta`.
+        delta: Failure probability; None means the rule of `calibration.default_delta`.
         clip_norm: L2 bound of one unit's contribution to one step; of a user, to one round.
         noise: Source of protective draws: "os" (the only private one), "seeded" or "off".
         dropouts: Share of a cohort that may fall silent in a round (trust "distributed"): the
             noise is enough without them.
         colluders: Share of a cohort that may work with the server (trust "distributed"): their
             noise is not counted.
+        clip_quantile: Share of the users whose contributions shall be within the clip norm, which
+            then moves from round to round (`adaptive_clip`); 0 keeps it fixed.
+        clip_share: Of the budget, in mu^2, for the bits that move the clip norm.
+        metrics_share: Of the budget, in mu^2, for one more round in which devices measure the
+            final model; 0 measures nothing.
 
     Raises:
         ConfigError: A number is not finite or out of range, a name is unknown, or the unit and
@@ -62,11 +67,14 @@ class PrivacyConfig:
     unit: Unit = Unit.INTERACTION
     trust: Trust = Trust.LOCAL
     epsilon: float = 8.0
-    delta: float = 0.0
+    delta: float | None = None
     clip_norm: float = 0.3
     noise: str = "os"
     dropouts: float = 0.05
     colluders: float = 0.05
+    clip_quantile: float = 0.0
+    clip_share: float = 0.01
+    metrics_share: float = 0.0
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -74,9 +82,10 @@ class PrivacyConfig:
             share = getattr(self, name)
             if not 0.0 <= share < 0.5:
                 raise ConfigError(f"Expected a share {name}={share} of a cohort in [0, 0.5).")
+        _check_parts(self)
         object.__setattr__(self, "epsilon", number("epsilon", self.epsilon))
-        delta = 0.0 if _is_zero(self.delta) else number("delta", self.delta)
-        object.__setattr__(self, "delta", delta)
+        if self.delta is not None:
+            object.__setattr__(self, "delta", number("delta", self.delta))
         object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
 
 
@@ -103,6 +112,9 @@ class Plan:
             empty where all rounds are alike.
         dropouts: Users of a cohort without whom the noise is still enough (trust distributed).
         colluders: Users of a cohort whose noise is not counted (trust distributed).
+        clip_quantile: As in the request; with it `clip_norm` is that of one round.
+        clip_share: As in the request.
+        metrics_share: As in the request; the last round is then a measurement.
 
     Raises:
         ConfigError: As for `PrivacyConfig`; also when a plan without protection claims some.
@@ -123,6 +135,9 @@ class Plan:
     shares: tuple[float, ...] = ()
     dropouts: int = 0
     colluders: int = 0
+    clip_quantile: float = 0.0
+    clip_share: float = 0.0
+    metrics_share: float = 0.0
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -138,6 +153,7 @@ class Plan:
             for name in ("epsilon", "delta", "noise_multiplier"):
                 object.__setattr__(self, name, number(name, getattr(self, name)))
         self._check_shares()
+        _check_parts(self)
         if self.unit is Unit.USER and (self.sampling_rate, self.steps_per_round) != (1.0, 1):
             raise ConfigError(
                 "Expected sampling_rate=1 and steps_per_round=1 with unit=user, found "
@@ -242,9 +258,12 @@ class Plan:
         """Return the standard deviation of the noise on one value of a round's sum.
 
         It is public. With trust=distributed all of the cohort are taken to answer; with
-        unit=interaction it is that of steps of length 1.
+        unit=interaction it is that of steps of length 1. What rides along in the release for a
+        share of its budget is taken off before.
         """
         once = self.multiplier(round) * self.clip_norm
+        if self.clip_quantile:
+            once /= math.sqrt(1.0 - self.clip_share)
         if self.unit is Unit.INTERACTION:
             return once * math.sqrt(self.expected_cohort * self.steps_per_round)
         draws = {
@@ -274,6 +293,20 @@ def _check_names(settings: PrivacyConfig | Plan) -> None:
         )
 
 
+def _check_parts(settings: PrivacyConfig | Plan) -> None:
+    """Refuse parts of the budget that cannot be had."""
+    for name in ("clip_quantile", "clip_share", "metrics_share"):
+        if not 0.0 <= getattr(settings, name) < 1.0:
+            raise ConfigError(f"Expected {name}={getattr(settings, name)} in [0, 1).")
+    if settings.unit is Unit.INTERACTION and (settings.clip_quantile or settings.metrics_share):
+        raise ConfigError(
+            "Expected clip_quantile=0 and metrics_share=0 with unit=interaction: one interaction "
+            "can change a norm or a metric by any amount; use unit=user."
+        )
+    if settings.clip_quantile and not settings.clip_share:
+        raise ConfigError("Expected clip_share > 0 with clip_quantile: its bits are paid for.")
+
+
 def _named(kind: type[Name], setting: str, value: str) -> Name:
     try:
         return kind(value)
@@ -283,7 +316,3 @@ def _named(kind: type[Name], setting: str, value: str) -> Name:
 
 def _unknown(setting: str, value: object, known: tuple[str, ...]) -> str:
     return f"Unknown {setting}={value}; use one of {', '.join(known)}."
-
-
-def _is_zero(value: object) -> bool:
-    return not isinstance(value, bool) and value == 0

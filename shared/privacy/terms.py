@@ -45,7 +45,8 @@ class Terms:
         epsilon: Budget of one unit; None without protection.
         delta: Failure probability; None without protection.
         clip_norm: L2 bound of one unit's contribution to one step.
-        clip_policy: How the bound was chosen ("fixed").
+        clip_policy: How the bound was chosen: "fixed", or after which quantile it moves.
+        metrics_share: Part of the budget, in mu^2, for the devices' measurement of the model.
         noise_multiplier: Claimed noise; None without protection.
         sampling_rate: Claimed sampling rate, by the device's own coin.
         steps_per_round: Noised steps in one participation.
@@ -73,6 +74,7 @@ class Terms:
     noise: str
     shares: tuple[float, ...]
     honest: int | None
+    metrics_share: float
     mechanism: str | None
 
     @classmethod
@@ -85,7 +87,7 @@ class Terms:
             epsilon=plan.epsilon if protected else None,
             delta=plan.delta if protected else None,
             clip_norm=plan.clip_norm,
-            clip_policy="fixed",
+            clip_policy=_clip_policy(plan),
             noise_multiplier=plan.noise_multiplier if protected else None,
             sampling_rate=plan.sampling_rate,
             steps_per_round=plan.steps_per_round,
@@ -95,12 +97,22 @@ class Terms:
             noise=plan.noise,
             shares=plan.shares,
             honest=plan.honest if plan.trust is Trust.DISTRIBUTED and protected else None,
+            metrics_share=plan.metrics_share,
             mechanism=MECHANISMS.get(f"{plan.unit}/{plan.trust}"),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, for a record."""
         return asdict(self) | {"shares": list(self.shares)}
+
+
+def _clip_policy(plan: Plan) -> str:
+    if not plan.clip_quantile:
+        return "fixed"
+    return (
+        f"follows the {plan.clip_quantile:g} quantile of the norms, whose bits take "
+        f"{plan.clip_share:g} of each round's mu^2"
+    )
 
 
 @lru_cache(maxsize=1)
