@@ -63,8 +63,9 @@ def _norms(rehearsal: Rehearsal, noise: Sequence[Residual]) -> Check:
     """No contribution weighs more than the clip norm, on the wire or in the sum."""
     plan, worst = rehearsal.plan, 0.0
     if plan.trust is Trust.CENTRAL:
-        for message in rehearsal.transcript.messages.values():
-            worst = max(worst, message.norm / (message.users * plan.clip_norm))
+        for (round_, _), message in rehearsal.transcript.messages.items():
+            bound = message.users * rehearsal.clip_norm(round_)
+            worst = max(worst, message.norm / bound)
         found = f"a reply weighs up to {worst:.4g} clip norms a user"
         return Check(name="norm", ok=worst <= ROUNDING * (1.0 + SLACK), found=found)
     return _planted_norms(rehearsal, noise)

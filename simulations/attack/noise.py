@@ -47,10 +47,9 @@ class Residual:
 
 def claimed_deviation(rehearsal: Rehearsal, round_: int) -> float:
     """Return the standard deviation that the plan claims for what the attacker reads."""
-    plan = rehearsal.plan
-    if rehearsal.alone:
-        return plan.multiplier(round_) * plan.clip_norm
-    return plan.sum_deviation(round_)
+    plan = rehearsal.transcript.plans.get(round_, rehearsal.plan)
+    whole = plan.sum_deviation(round_)
+    return whole / math.sqrt(plan.expected_cohort) if rehearsal.alone else whole
 
 
 def residuals(rehearsal: Rehearsal) -> list[Residual]:
@@ -67,7 +66,7 @@ def residuals(rehearsal: Rehearsal) -> list[Residual]:
 def _sums(rehearsal: Rehearsal) -> list[Residual]:
     seen, found = rehearsal.transcript, []
     for round_, total in sorted(seen.totals.items()):
-        deviation = rehearsal.plan.sum_deviation(round_)
+        deviation = seen.plans[round_].sum_deviation(round_)
         clean = seen.clean[round_]
         noise = {name: (value - clean[name]) / deviation for name, value in total.items()}
         found.append(Residual(round=round_, source=SUM, tensors=noise))
@@ -76,18 +75,19 @@ def _sums(rehearsal: Rehearsal) -> list[Residual]:
 
 def _devices(rehearsal: Rehearsal) -> list[Residual]:
     """Return the noise of devices whose one contribution is known: the planted ones."""
-    plan, canaries, found = rehearsal.plan, rehearsal.canaries, []
+    canaries, found = rehearsal.canaries, []
     for (round_, first), message in sorted(rehearsal.transcript.messages.items()):
         if message.tensors is None:
             continue
         number = int(canaries.number(np.array([first]))[0])
         shapes = {name: value.shape for name, value in message.tensors.items()}
         where, row, column = canaries.cells(shapes)
-        amount = canaries.values(round_, plan.clip_norm)[number]
+        bound = rehearsal.clip_norm(round_)
+        amount = canaries.values(round_, bound)[number]
         noise = {name: np.array(value) for name, value in message.tensors.items()}
         place = noise[where].reshape(len(noise[where]), -1)
-        place[row[number], column[number]] -= np.clip(amount, -plan.clip_norm, plan.clip_norm)
-        deviation = plan.multiplier(round_) * plan.clip_norm
+        place[row[number], column[number]] -= np.clip(amount, -bound, bound)
+        deviation = claimed_deviation(rehearsal, round_)
         found.append(
             Residual(
                 round=round_,

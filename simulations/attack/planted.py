@@ -52,16 +52,16 @@ def _weight(rehearsal: Rehearsal, name: str, key: int, number: int) -> Check:
         where, row, column = rehearsal.canaries.cells({n: v.shape for n, v in total.items()})
         value = total[where].reshape(len(total[where]), -1)[row[number], column[number]]
         value = message.cell if rehearsal.alone else float(value)
-        wire = max(wire, message.norm if plan.trust is Trust.CENTRAL else 0.0)
-        excess += value - plan.clip_norm
-        variance += claimed_deviation(rehearsal, round_) ** 2
+        bound = rehearsal.clip_norm(round_)
+        wire = max(wire, message.norm / bound if plan.trust is Trust.CENTRAL else 0.0)
+        excess += value / bound - 1.0
+        variance += (claimed_deviation(rehearsal, round_) / bound) ** 2
         rounds += 1
     if not rounds:
         return Check(name=name, ok=None, found="this user never took part")
-    if wire > plan.clip_norm * (1.0 + 1e-5):
-        return Check(name=name, ok=False, found=f"weighs {wire / plan.clip_norm:.4g} clip norms")
-    weight = 1.0 + excess / rounds / plan.clip_norm
-    error = math.sqrt(variance) / rounds / plan.clip_norm
+    if wire > 1.0 + 1e-5:
+        return Check(name=name, ok=False, found=f"weighs {wire:.4g} clip norms")
+    weight, error = 1.0 + excess / rounds, math.sqrt(variance) / rounds
     return upper_check(
         name,
         np.array([excess / math.sqrt(variance)]),

@@ -122,7 +122,7 @@ class Canaried:
 
     def absorb(self, state: State, total: Mapping[str, Array], plan: Plan) -> State:
         """Note the released sum and pass it on."""
-        self.transcript.released(state.round + 1, total)
+        self.transcript.released(state.round + 1, total, plan)
         return self.inner.absorb(state, total, plan)
 
     def _planted(self, update: LocalUpdate, cohort: Cohort, plan: Plan) -> LocalUpdate:

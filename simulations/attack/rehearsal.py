@@ -6,6 +6,7 @@ noise is that of the run for its own population: the canaries come on top, and t
 grows in proportion, so nobody takes part more often than the plan says.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from client.app import app as client_app
 from client.participant import Participant
@@ -25,6 +27,7 @@ from server.rounds import run_rounds
 from server.terms import settle
 from shared.algorithms.base import Algorithm
 from shared.errors import BudgetError, FedrecError
+from shared.privacy.adaptive_clip import BELOW
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.terms import Terms
@@ -61,6 +64,10 @@ class Rehearsal:
     charged: Mapping[int, int] = field(repr=False)
     overdrawn: list[str] | None
 
+    def clip_norm(self, round_: int) -> float:
+        """Return the clip norm of a round: it may have moved."""
+        return self.transcript.plans.get(round_, self.plan).clip_norm
+
     @property
     def alone(self) -> bool:
         """Whether the attacker sees each device's own release, not only a sum."""
@@ -95,7 +102,8 @@ def rehearse(target: Target, config: AttackConfig, *, seed: int) -> Rehearsal:
 
     if plan.unit is not Unit.INTERACTION:
         for round_ in range(1, terms.rounds + 1):
-            canaries.cells(inner.asked(round_))
+            if inner.purpose(round_) != "metrics":
+                canaries.cells(inner.asked(round_))
     histories = canaries.histories(config, seed)
     cohort = max(1, histories.n_users * terms.cohort // target.users)
     terms, plan = replace(terms, cohort=cohort), replace(plan, expected_cohort=cohort)
@@ -200,16 +208,26 @@ class _Tapped(LocalGrid):
 
     def _note(self, node: int, reply: Reply) -> None:
         first, cell = self._first(node), None
+        main = _without_riders(reply, self._plan)
+        counts = reply.round in self._transcript.clean
         number = int(self._canaries.number(np.array([first]))[0])
         users = self._plan.unit is not Unit.INTERACTION
-        if users and number >= 0 and reply.users == 1:
-            shapes = {name: value.shape for name, value in reply.tensors.items()}
+        if users and counts and number >= 0 and reply.users == 1:
+            shapes = {name: value.shape for name, value in main.items()}
             where, row, column = self._canaries.cells(shapes)
             cell = (where, int(row[number]), int(column[number]))
-        noised = self._plan.trust is Trust.LOCAL
-        self._transcript.replied(
-            reply, first=first, whole=noised and self._special(node), cell=cell
-        )
+        whole = self._plan.trust is Trust.LOCAL and self._special(node) and (counts or not users)
+        self._transcript.replied(reply, first=first, main=main, whole=whole, cell=cell)
+
+
+def _without_riders(reply: Reply, plan: Plan) -> dict[str, NDArray[np.float64]]:
+    """Return a message's contribution in its own unit, without the bits that move the clip norm."""
+    scale = math.sqrt(1.0 - plan.clip_share) if plan.clip_quantile else 1.0
+    return {
+        name: np.asarray(value, dtype=np.float64) / scale
+        for name, value in reply.tensors.items()
+        if name != BELOW
+    }
 
 
 def _charged(ledger: Ledger) -> dict[int, int]:
@@ -238,7 +256,8 @@ def _overdrawn(
 
     def charge(i: int) -> object:
         again: dict[str, Any] = {"run": f"again-{i}", "round": order.round, "state": ""}
-        return charges.reserve(**again, people=person, purpose="train")
+        clip_norm = order.plan.clip_norm
+        return charges.reserve(**again, people=person, purpose="train", clip_norm=clip_norm)
 
     try:
         if _answers(charge, tries):

@@ -145,7 +145,7 @@ def _scores(rehearsal: Rehearsal) -> tuple[Array, float, Flags]:
     total, weight = np.zeros(size), np.zeros(size)
     for round_, (values, there) in readings(rehearsal).items():
         deviation = claimed_deviation(rehearsal, round_)
-        shift = rehearsal.plan.clip_norm / deviation
+        shift = rehearsal.clip_norm(round_) / deviation
         signs = rehearsal.canaries.signs(round_)
         total += np.where(there, signs * values / deviation * shift, 0.0)
         weight += np.where(there, shift**2, 0.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.privacy.plan import Plan, Unit
 from shared.privacy.release import LocalUpdate, Rows
 from shared.protocol import Order, Reply
 
@@ -55,7 +56,8 @@ class Transcript:
 
     Attributes:
         clean: Round -> sum of the contributions, clipped by a second implementation.
-        totals: Round -> the released sum that the server learned from.
+        totals: Round -> the released sum that the server learned from, without what rode along.
+        plans: Round -> the plan of that round: the clip norm may move.
         people: Round -> keys of everyone who contributed, in no order.
         clues: (round, device) -> `Clue`.
         messages: (round, first key of the node) -> `Message`.
@@ -68,6 +70,7 @@ class Transcript:
         self._closed = False
         self.clean: dict[int, dict[str, Array]] = defaultdict(dict)
         self.totals: dict[int, dict[str, Array]] = {}
+        self.plans: dict[int, Plan] = {}
         self.people: dict[int, list[int]] = defaultdict(list)
         self.clues: dict[tuple[int, int], Clue] = {}
         self.messages: dict[tuple[int, int], Message] = {}
@@ -104,24 +107,32 @@ class Transcript:
             if not self._closed:
                 self.clues[round_, device] = clue
 
-    def released(self, round_: int, total: Mapping[str, Array]) -> None:
-        """Note the sum that the server learns from."""
+    def released(self, round_: int, total: Mapping[str, Array], plan: Plan) -> None:
+        """Note the sum that the server learns from; a round without contributions has none."""
+        if round_ not in self.clean and plan.unit is Unit.USER:
+            return
+        self.plans[round_] = plan
         self.totals[round_] = {name: np.array(value) for name, value in total.items()}
 
     def replied(
-        self, reply: Reply, *, first: int, whole: bool, cell: tuple[str, int, int] | None
+        self,
+        reply: Reply,
+        *,
+        first: int,
+        main: Mapping[str, Array],
+        whole: bool,
+        cell: tuple[str, int, int] | None,
     ) -> None:
-        """Note a message on its way to the server."""
+        """Note a message on its way to the server; `main` is it without what rides along."""
         squares = sum(float(np.square(v, dtype=np.float64).sum()) for v in reply.tensors.values())
-        kept = {n: np.array(v, dtype=np.float64) for n, v in reply.tensors.items()}
         value = 0.0
         if cell is not None:
             name, row, column = cell
-            value = float(kept[name].reshape(kept[name].shape[0], -1)[row, column])
+            value = float(main[name].reshape(main[name].shape[0], -1)[row, column])
         self.messages[reply.round, first] = Message(
             users=reply.users,
             norm=float(np.sqrt(squares)),
-            tensors=kept if whole else None,
+            tensors=main if whole else None,
             cell=value,
         )
 

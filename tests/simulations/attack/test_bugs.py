@@ -158,7 +158,6 @@ CENTRAL: dict[str, tuple[Bug, dict[str, set[str]]]] = {
         {
             "conformance": {"noise variance", "row coverage"},
             "canaries": {"planted items"},
-            "statistics": {"lower bound"},
         },
     ),
     "budget not checked": (budget_not_checked, {"conformance": {"budget"}}),
@@ -293,6 +292,22 @@ def test_no_bug_no_alarm_on_devices_and_interactions() -> None:
     assert (
         alarming(attacked(target("user", "local", model="popularity", rounds=2), canaries=40)) == {}
     )
+
+
+@pytest.mark.parametrize("trust", ["central", "distributed", "local"])
+def test_a_moving_clip_and_a_measuring_round_raise_no_alarm(trust: str) -> None:
+    more = {"clip_quantile": 0.5, "clip_share": 0.05, "metrics_share": 0.1}
+    report = attacked(target("user", trust, rounds=3, privacy=more), canaries=40)
+    assert alarming(report) == {}
+    assert report["rounds"] == 4
+    assert report["canaries"] == 40
+
+
+@pytest.mark.parametrize("bug", [no_noise, seed_reused, share_sigma_over_n])
+def test_bugs_are_caught_while_the_clip_moves(bug: Bug, monkeypatch: Patch) -> None:
+    bug(monkeypatch)
+    more = {"clip_quantile": 0.5, "clip_share": 0.05, "metrics_share": 0.1}
+    assert alarming(attacked(target("user", "central", privacy=more)))
 
 
 SEEDS = 20
