@@ -212,18 +212,33 @@ def report(
 
 @app.command()
 def audit(
-    path: Annotated[Path, typer.Argument(help="The directory of a run, or a ledger file.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="The directory of a run, or a ledger file.")
+    ] = None,
+    attack: Annotated[
+        Path | None,
+        typer.Option(help="Attack the mechanism of a run directory or a settings file instead."),
+    ] = None,
     witness: Annotated[
         list[Path] | None, typer.Option(help="A device's ledger that saw heads of this one.")
     ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the disclosure there, as Markdown and JSON.")
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of an attack's coins and made people.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the report of an attack there, as attack.json.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a ledger, recompute what was spent and compare it with the claim."""
+    """Check a ledger, recompute what was spent and compare it with the claim; or attack a run."""
     with _reported(debug=debug):
+        if attack is not None and path is None:
+            _attack(attack, seed=seed, out=out, as_json=as_json)
+            return
+        if attack is not None or path is None:
+            raise ConfigError("Name either a run or ledger to check, or --attack RUN_CONFIG.")
         from simulations.audit import audit as run
         from simulations.audit import export as write
         from simulations.audit import failures
@@ -239,6 +254,26 @@ def audit(
                 typer.echo(f"written: {place}", err=True)
         if failed := failures(report):
             raise VerificationError(f"{path} does not verify ({'; '.join(failed)}).")
+
+
+def _attack(aim: Path, *, seed: int, out: Path | None, as_json: bool) -> None:
+    """Attack a run's mechanism; keep what came of it where there is a run to keep it in."""
+    from simulations.attack.findings import in_words
+    from simulations.attack.target import read_target
+    from simulations.attack.verdict import alarms, attack, keep, write
+
+    target = read_target(aim)
+    report = attack(target, seed=seed)
+    if out is not None:
+        typer.echo(f"written: {write(report, out)}", err=True)
+    if target.directory is not None:
+        keep(report, target.directory)
+    if as_json:
+        _show_json(report)
+    else:
+        typer.echo("\n".join(in_words(report)))
+    if found := alarms(report):
+        raise VerificationError(f"The mechanism of {aim} is broken: {'; '.join(found)}.")
 
 
 @data.command()

@@ -175,6 +175,7 @@ def _facts(result: Result) -> list[str]:
             f"second opinion {_number(privacy['second_opinion'])}",
             f"  noise multiplier {privacy['noise_multiplier']:.4g}, "
             f"clip norm {privacy['clip_norm']:g}",
+            f"  audit: {_audited(privacy.get('audit', {}))}",
         ]
     if measured := result.get("measured_by_devices"):
         lines.append(
@@ -189,6 +190,12 @@ def _facts(result: Result) -> list[str]:
         f"a core second, peak memory {cost['peak_rss_mb']:,.0f} MB",
     ]
     return lines
+
+
+def _audited(audit: Mapping[str, Any]) -> str:
+    if audit.get("lower_bound") is None:
+        return "not run (fedrec audit --attack RUN_DIRECTORY)"
+    return f"{audit['verdict']}, epsilon at least {audit['lower_bound']:.3f} (95 %)"
 
 
 def protection(privacy: Mapping[str, Any]) -> list[str]:
