@@ -18,6 +18,7 @@ only the first is asked (`order = "no"`): it is better known then.
 Source: facts of this project, sections 5.1 to 5.3; Steck 2019; Gavish & Donoho 2017.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,9 @@ class TransitionsTraining:
     Attributes:
         target: Decay of what counts as next, without a head; 0 is the very next item.
         ridge: Penalty of the closed form without a head, in events.
-        head_ridge: The same with a head, in mean counts of the head.
+        support: Share of the users who must have met an item for it to count in the two longer
+            blocks, without a head: fewer rows to solve for.
+        head_ridge: The same penalty with a head, in mean counts of the head.
         overlap: Weight of pairs against single items in the head's system.
         order: Whether private devices report which item of a pair came first; "auto" leaves it to
             the rule of `keeps_order`.
@@ -68,6 +71,7 @@ class TransitionsTraining:
 
     target: float = 0.2
     ridge: float = 400.0
+    support: float = 0.015
     head_ridge: float = 1.0
     overlap: float = 0.6
     order: Literal["auto", "yes", "no"] = "auto"
@@ -77,7 +81,7 @@ class TransitionsTraining:
 
     def __post_init__(self) -> None:
         wrong = []
-        for name in ("target", "counts", "discount"):
+        for name in ("target", "support", "counts", "discount"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 wrong.append(f"algorithm.{name}={getattr(self, name)} in [0, 1)")
         for name in ("ridge", "head_ridge"):
@@ -198,7 +202,7 @@ class Transitions:
         """
         round_ = state.round + 1
         if not self._head:
-            tensors = {"counts": total["counts"], "weights": self._solved(total)}
+            tensors = {"counts": total["counts"], "weights": self._solved(total, plan)}
         elif round_ == 1:
             # The head is what devices see: float32.
             counts = (total["counts"] / plan.clip_norm).astype(np.float32).astype(np.float64)
@@ -261,28 +265,33 @@ class Transitions:
             rows[name] = Rows(owner=first, index=index, values=values[index], shape=values.shape)
         return LocalUpdate(tensors=rows, users=cohort.histories.n_users)
 
-    def _solved(self, total: Mapping[str, Array]) -> Array:
+    def _solved(self, total: Mapping[str, Array], plan: Plan) -> Array:
         """Solve the ridge regression from plain sums, float32 inside to bound the memory."""
         from scipy.linalg import cho_solve, cholesky
 
-        size, blocks = self.model.n_items, self.model.config.blocks
-        pairs = total["pairs"].astype(np.float32).reshape(size, size, -1)
+        counts, blocks = total["counts"].astype(np.float32), self.model.config.blocks
+        pairs = total["pairs"].astype(np.float32).reshape(len(counts), len(counts), -1)
         found = {g: pairs[:, :, place] for place, g in enumerate(self._decays)}
-        none = np.zeros((size, size), dtype=np.float32)
-        diagonal = np.diag(total["counts"].astype(np.float32))
-        system = np.empty((len(blocks) * size, len(blocks) * size), dtype=np.float32, order="F")
-        right = np.empty((len(blocks) * size, size), dtype=np.float32, order="F")
+        none = np.zeros((len(counts), len(counts)), dtype=np.float32)
+        known = counts >= self.config.support * plan.expected_cohort
+        kept = [counts > 0.0, *[known] * (len(blocks) - 1)]
+        edges = np.cumsum([0, *(int(rows.sum()) for rows in kept)])
+        places = [slice(*pair) for pair in itertools.pairwise(edges)]
+        system = np.zeros((edges[-1], edges[-1]), dtype=np.float32, order="F")
+        right = np.zeros((edges[-1], len(counts)), dtype=np.float32, order="F")
         target = self.config.target
         for row, g in enumerate(blocks):
-            place = slice(row * size, (row + 1) * size)
             for column, k in enumerate(blocks[: row + 1]):
-                block = (found.get(g, none) + found.get(k, none).T + diagonal) / (1.0 - g * k)
-                system[place, column * size : (column + 1) * size] = block
-            right[place] = (found.get(g, none) - found.get(target, none)) / (g - target)
+                block = (found.get(g, none) + found.get(k, none).T + np.diag(counts)) / (1 - g * k)
+                system[places[row], places[column]] = block[np.ix_(kept[row], kept[column])]
+            whole = (found.get(g, none) - found.get(target, none)) / (g - target)
+            right[places[row]] = whole[kept[row]]
         system[np.diag_indices(len(system))] += np.float32(self.config.ridge)
         factor = cholesky(system, lower=True, overwrite_a=True, check_finite=False)
-        weights = cho_solve((factor, True), right, overwrite_b=True, check_finite=False)
-        return np.asarray(weights, dtype=np.float64)
+        solved = cho_solve((factor, True), right, overwrite_b=True, check_finite=False)
+        weights = np.zeros(self.model.global_shapes["weights"])
+        weights[np.concatenate(kept)] = solved
+        return weights
 
     def _denoised(self, state: State, pairs: Array, plan: Plan) -> Array:
         """Return the weights over the head from noised pairs: shrink, solve, discount."""
@@ -290,12 +299,17 @@ class Transitions:
         head = head_of(counts, self.model.size)
         least = LEAST_COUNT * max(float(counts[head].mean()), 1e-12)
         level = np.maximum(counts[head], least)
-        mass = self._mass(pairs / plan.clip_norm, level / level.sum(), head, plan)
-        weights = _head_ridge(mass, level, self.model.config.decay, self.config)
-        return np.asarray(weights / (level / level.mean() + 0.5) ** self.config.discount)
+        share, decay = level / level.sum(), self.model.config.decay
+        popular, rest = self._parts(pairs / plan.clip_norm, level, head, plan)
+        single = level * math.sqrt(1.0 - decay**2)
+        weights = _head_ridge(single, popular, rest, decay * self.config.overlap, self.config)
+        return np.asarray(weights / (share / share.mean() + 0.5) ** self.config.discount)
 
-    def _mass(self, pairs: Array, share: Array, head: Ints, plan: Plan) -> Array:
-        """Return the estimated sum of the users' unit matrices T, first item by next item."""
+    def _parts(self, pairs: Array, level: Array, head: Ints, plan: Plan) -> tuple[Array, Array]:
+        """Return the popular part and the rest of the sum of the users' unit matrices.
+
+        A matrix holds a pair at its first item's row and its next item's column.
+        """
         deviation = plan.sum_deviation(2) / plan.clip_norm
         edge = self.config.edge or edge_of(plan.expected_cohort / deviation if deviation else 0.0)
         features = self.model.features
@@ -303,11 +317,14 @@ class Transitions:
         half = math.sqrt(0.5) if self._ordered else 1.0
         noise = edge * deviation / half
         met = _square(pairs[:, 0] / half, 1.0)
-        popular = np.outer(share, share) * met.sum()
-        mass = popular + shrink_blocks(met - popular, noise, basis)
+        decay, share = self.model.config.decay, level / level.sum()
+        # No more can follow an item than a whole history: so far noise may carry the sum.
+        most = 2.0 * level.sum() * math.sqrt(1.0 - decay**2) / (1.0 - decay)
+        popular = np.outer(share, share) * np.clip(met.sum(), 0.01 * most, most)
+        rest = shrink_blocks(met - popular, noise, basis)
         if self._ordered:
-            mass = mass + shrink_blocks(_square(pairs[:, 1] / half, -1.0), noise, basis)
-        return np.asarray(mass / 2.0)
+            rest = rest + shrink_blocks(_square(pairs[:, 1] / half, -1.0), noise, basis)
+        return popular / 2.0, rest / 2.0
 
 
 def _square(cells: Array, mirror: float) -> Array:
@@ -318,18 +335,20 @@ def _square(cells: Array, mirror: float) -> Array:
     return matrix + mirror * matrix.T
 
 
-def _head_ridge(mass: Array, level: Array, decay: float, config: TransitionsTraining) -> Array:
+def _head_ridge(
+    single: Array, popular: Array, rest: Array, overlap: float, config: TransitionsTraining
+) -> Array:
     """Solve the ridge regression of one decay from the estimated pairs over the head.
 
     Eigenvalues that noise made small or negative are raised, so the solution stays bounded.
     """
-    single = level * math.sqrt(1.0 - decay**2)
-    overlap = config.overlap * decay * (mass + mass.T)
-    np.fill_diagonal(overlap, 0.0)
+    apart = rest + rest.T
+    np.fill_diagonal(apart, 0.0)
     scale = np.sqrt(single + config.head_ridge * single.mean())
-    values, vectors = np.linalg.eigh(np.eye(len(level)) + overlap / np.outer(scale, scale))
+    system = np.eye(len(scale)) + overlap * (2.0 * popular + apart) / np.outer(scale, scale)
+    values, vectors = np.linalg.eigh(system)
     inverse = (vectors / np.maximum(values, LEAST_EIGENVALUE)) @ vectors.T
-    return np.asarray(inverse @ (mass / scale[:, None]) / scale[:, None])
+    return np.asarray(inverse @ ((popular + rest) / scale[:, None]) / scale[:, None])
 
 
 def head_size(strength: float, n_items: int) -> int:
