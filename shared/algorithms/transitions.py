@@ -70,10 +70,10 @@ class TransitionsTraining:
     """
 
     target: float = 0.2
-    ridge: float = 400.0
+    ridge: float = 700.0
     support: float = 0.015
-    head_ridge: float = 1.0
-    overlap: float = 0.6
+    head_ridge: float = 2.0
+    overlap: float = 0.5
     order: Literal["auto", "yes", "no"] = "auto"
     counts: float = 0.1
     edge: float = 0.0
