@@ -204,8 +204,10 @@ class Transitions:
         if not self._head:
             tensors = {"counts": total["counts"], "weights": self._solved(total, plan)}
         elif round_ == 1:
-            # The head is what devices see: float32.
-            counts = (total["counts"] / plan.clip_norm).astype(np.float32).astype(np.float64)
+            # The head is what devices see, in float32; rounding keeps the order in which users
+            # are summed from deciding between equal counts.
+            rounded = np.round(total["counts"] / plan.clip_norm, 3)
+            counts = rounded.astype(np.float32).astype(np.float64)
             tensors = {**state.tensors, "counts": counts}
         else:
             tensors = {**state.tensors, "weights": self._denoised(state, total["pairs"], plan)}
