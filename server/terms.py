@@ -66,11 +66,17 @@ def settle(
     Raises:
         ConfigError: The settings cannot be had for this population.
     """
-    from shared.algorithms.methods import build, measured
+    from shared.algorithms.methods import build, measured, sized
     from shared.privacy.calibration import make_plan
 
     rooms = ("model.", "algorithm.")
-    public = {k: v for k, v in settings.to_flat().items() if k.startswith(rooms)}
+    public = sized(
+        settings.model.name,
+        {k: v for k, v in settings.to_flat().items() if k.startswith(rooms)},
+        users=census.users,
+        n_items=census.n_items,
+        privacy=settings.privacy,
+    )
     method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=public)
     terms, share = _terms(settings, census), settings.privacy.metrics_share
     learner = build(method.model, method.algorithm, public, census.n_items, features=features)

@@ -25,7 +25,9 @@ METHODS = {
         },
     ),
     "popularity": Method(model="popularity", algorithm="popularity", settings={}),
+    "transitions": Method(model="transitions", algorithm="transitions", settings={"model.head": 8}),
 }
+ROUNDS = {"transitions": 2}
 
 
 def distance(a: State, b: State) -> float:
@@ -56,13 +58,21 @@ def test_every_algorithm_is_covered() -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("unit", [Unit.NONE, Unit.INTERACTION])
 def test_packing_does_not_show_in_any_algorithm(name: str, unit: Unit, tmp_path: Path) -> None:
+    if (name, unit) == ("transitions", Unit.INTERACTION):
+        pytest.skip("transitions protect whole users only")
     compare(METHODS[name], unit, tmp_path)
+
+
+def test_packing_does_not_show_without_a_head(tmp_path: Path) -> None:
+    whole = Method(model="transitions", algorithm="transitions", settings={})
+    compare(whole, Unit.NONE, tmp_path, rounds=1)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("trust", [Trust.CENTRAL, Trust.LOCAL])
 def test_packing_does_not_show_in_whole_users(name: str, trust: Trust, tmp_path: Path) -> None:
     made = user_plan(trust=trust, cohort=12, noise="off", clip_norm=0.1)
+    made = replace(made, rounds=ROUNDS.get(name, 3), participations=ROUNDS.get(name, 3))
     compare(METHODS[name], Unit.USER, tmp_path, run_plan=made)
 
 
@@ -74,7 +84,14 @@ def test_devices_with_opacus_are_the_packed_run(tmp_path: Path) -> None:
     compare(replace(averaging, settings=settings), Unit.INTERACTION, tmp_path)
 
 
-def compare(method: Method, unit: Unit, tmp_path: Path, *, run_plan: Plan | None = None) -> None:
+def compare(
+    method: Method,
+    unit: Unit,
+    tmp_path: Path,
+    *,
+    run_plan: Plan | None = None,
+    rounds: int | None = None,
+) -> None:
     population = made_population(12, 20)
     made = build(method.model, method.algorithm, method.settings, 20)
     plan = run_plan or private_plan(
@@ -89,6 +106,7 @@ def compare(method: Method, unit: Unit, tmp_path: Path, *, run_plan: Plan | None
             federate(
                 population,
                 nodes=nodes,
+                rounds=rounds or ROUNDS.get(method.algorithm, 3),
                 run_plan=None if unit is Unit.NONE else plan,
                 ledger=ledger,
                 method=method,

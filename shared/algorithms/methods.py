@@ -3,6 +3,7 @@
 Both ends make their half from the same settings, which travel with every order.
 """
 
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
@@ -15,13 +16,21 @@ from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
 from shared.algorithms.measured import Measured
 from shared.algorithms.popularity import Popularity, PopularityConfig
+from shared.algorithms.transitions import (
+    Transitions,
+    TransitionsTraining,
+    head_size,
+    keeps_order,
+)
 from shared.errors import ConfigError
 from shared.models.base import Model
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
+from shared.models.transitions import TransitionsModel
 from shared.models.zoo import MODELS
+from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
-__all__ = ["ALGORITHMS", "build", "measured"]
+__all__ = ["ALGORITHMS", "build", "measured", "sized"]
 
 
 def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm:
@@ -36,9 +45,16 @@ def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorit
     return Popularity(n_items=n_items, config=config)
 
 
+def _transitions(config: TransitionsTraining, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, TransitionsModel):
+        raise ConfigError("algorithm=transitions learns model=transitions; choose that model.")
+    return Transitions(model=model, config=config)
+
+
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
     "popularity": (PopularityConfig, _popularity),
+    "transitions": (TransitionsTraining, _transitions),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
 
@@ -78,6 +94,41 @@ def measured(algorithm: Algorithm, *, rounds: int, share: float) -> Algorithm:
         ConfigError: There is no round left to learn in.
     """
     return Measured(inner=algorithm, rounds=rounds, share=share) if share else algorithm
+
+
+def sized(
+    model: str,
+    settings: Mapping[str, object],
+    *,
+    users: int,
+    n_items: int,
+    privacy: PrivacyConfig,
+) -> Mapping[str, object]:
+    """Return the settings with what a rule leaves to the population and the budget filled in.
+
+    Private transitions take the size of the head, and whether order is kept, from the number of
+    users, epsilon and delta: public numbers, decided before any data is looked at.
+
+    Args:
+        model: A key of `MODELS`.
+        settings: Flat dotted settings, `model.*` and `algorithm.*`; what they set stays.
+        users: Users of the population.
+        n_items: Size of the catalogue.
+        privacy: What is asked for.
+    """
+    if model != "transitions" or privacy.unit is not Unit.USER:
+        return settings
+    from shared.privacy.calibration import default_delta, noise_multiplier
+
+    delta = privacy.delta or default_delta(users)
+    noise = noise_multiplier(epsilon=privacy.epsilon, delta=delta, sampling_rate=1.0, steps=1)
+    strength = (math.sqrt(users) if privacy.trust is Trust.LOCAL else users) / noise
+    filled = dict(settings)
+    if not filled.get("model.head"):
+        filled["model.head"] = head_size(strength, n_items)
+    if filled.get("algorithm.order", "auto") == "auto":
+        filled["algorithm.order"] = "yes" if keeps_order(strength) else "no"
+    return filled
 
 
 def _configured(base: Any, settings: Mapping[str, object], prefix: str) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from shared.models.base import Model
 from shared.models.mf import MatrixFactorization, MFConfig
 from shared.models.popularity import PopularityModel
+from shared.models.transitions import TransitionsConfig, TransitionsModel
 
 __all__ = ["MODELS", "PopularityModelConfig"]
 
@@ -29,8 +30,13 @@ def _popularity(config: PopularityModelConfig, n_items: int, features: Features)
     return PopularityModel(n_items=n_items)
 
 
+def _transitions(config: TransitionsConfig, n_items: int, features: Features) -> Model:
+    return TransitionsModel(n_items=n_items, config=config, features=features)
+
+
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
     "mf": (MFConfig, _mf),
     "popularity": (PopularityModelConfig, _popularity),
+    "transitions": (TransitionsConfig, _transitions),
 }
 """Name -> (settings, maker of settings, catalogue size and public item features)."""
