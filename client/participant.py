@@ -28,7 +28,7 @@ from client.secure_sums import Admitted, SecureSums
 from shared.algorithms.base import Algorithm, Memory
 from shared.data.interactions import Interactions
 from shared.errors import BudgetError, ConfigError, DataError, ProtocolError, RunError
-from shared.privacy.distributed import Layout, check_distributed
+from shared.privacy.distributed import Layout, check_distributed, noise_shares
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.protocol import Greeting, Order, Reply, Step, session_of, state_digest
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from shared.privacy.ledger import Ledger, Reservation
 
 __all__ = ["HOSTED", "Build", "Participant", "bounds", "find_participant"]
+
+AFTERWARDS = ("vote", "open")
+"""Phases of a secure sum that a device answers once its masked vector was paid for."""
 
 Build = Callable[[str, str, Mapping[str, object], int], Algorithm]
 Ints = NDArray[np.int64]
@@ -161,7 +164,10 @@ class Participant:
         check_distributed(order.plan)
         layout = Layout(shapes=algorithm.asked(order.round))
         session = session_of(order, roster, layout=layout)
-        if not sums.knows(order) and self._answered(order):
+        # Whatever would keep the vector from being made is found before it is paid for.
+        noise_shares(order.plan, round=order.round, layout=layout)
+        sums.number(roster)
+        if self._answered(order):
             raise RunError("This order was answered before, and is not answered twice.")
         reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
         if reservation is None:
@@ -185,6 +191,9 @@ class Participant:
         """
         sums = self._secure_sums
         if step.phase != "mask":
+            # Without it a vote could leave for a vector whose charge can still be taken up again.
+            if step.phase in AFTERWARDS and not self._answered(sums.admitted(step).order):
+                raise RunError("The masked vector is not noted in the ledger; free its disk.")
             return sums.answer(step), memory
         admitted = sums.admitted(step)
         work = self._work(admitted.algorithm, admitted.order, memory)

@@ -15,18 +15,18 @@ depend on how users are packed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ConfigError
-from shared.privacy.discrete_gaussian import discrete_gaussian
+from shared.errors import ConfigError, RunError
+from shared.privacy.discrete_gaussian import LARGEST_SIGMA, discrete_gaussian
 from shared.privacy.keystream import OSWords, StandInWords, WordSource
 from shared.privacy.noise_shares import NoiseShares
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.quantisation import Grid, round_rows, signed, wrap
-from shared.privacy.release import ClippedUpdate, check_clip
+from shared.privacy.release import ClippedUpdate, Rows, check_clip
 from shared.randomness import keyed_uniforms
 
 __all__ = [
@@ -172,6 +172,7 @@ def round_off(
 
     Raises:
         ConfigError: The contributions were clipped at another bound.
+        RunError: A user's contribution names one row twice, which would not be bounded together.
 
     Guarantees:
         round off bounds every user: the norm of each one's integers is at most the sensitivity.
@@ -196,6 +197,7 @@ def _coordinates(clipped: ClippedUpdate, layout: Layout) -> tuple[Ints, Ints, Ar
     parts = []
     starts = layout.starts()
     for name, rows in clipped.tensors.items():
+        _check_once(rows, clipped.users)
         width = prod(rows.shape[1:])
         place = starts[name] + rows.index[:, None] * width + np.arange(width)
         flat = rows.values.reshape(len(rows.index), width)
@@ -204,6 +206,14 @@ def _coordinates(clipped: ClippedUpdate, layout: Layout) -> tuple[Ints, Ints, Ar
         parts.append((owner[kept], place[kept], flat[kept]))
     owners, places, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     return owners, places, values
+
+
+def _check_once(rows: Rows, users: int) -> None:
+    """Refuse rows that would be bounded one by one and added up afterwards."""
+    seen = np.zeros(users * rows.shape[0], dtype=np.bool_)
+    seen[rows.owner * rows.shape[0] + rows.index] = True
+    if np.count_nonzero(seen) < len(rows.index):
+        raise RunError("Expected each row of a contribution once; mend the learning method.")
 
 
 def veil(
@@ -231,11 +241,19 @@ def veil(
     """
     integers, source = rounded.integers, _source(plan, seed, keys)
     if source is not None:
-        deviation = shares.deviation * rounded.users**0.5
-        draws = discrete_gaussian(size=len(integers), sigma=deviation, source=source)
-        integers = integers + draws
+        integers = integers + _draws(len(integers), rounded.users, shares.deviation, source)
     private = source is not None and source.private
     return Veiled(words=wrap(integers), users=rounded.users, private=private)
+
+
+def _draws(size: int, users: int, deviation: float, source: WordSource) -> Ints:
+    """Return the sum of so many shares: one draw, or few where it is wider than the sampler."""
+    parts = ceil(users * (deviation / LARGEST_SIGMA) ** 2)
+    sigma = min(deviation * (users / parts) ** 0.5, LARGEST_SIGMA)
+    total = np.zeros(size, dtype=np.int64)
+    for _ in range(parts):
+        total += discrete_gaussian(size=size, sigma=sigma, source=source)
+    return total
 
 
 def _source(plan: Plan, seed: int, keys: tuple[str | int, ...]) -> WordSource | None:
