@@ -20,13 +20,13 @@ from math import ceil, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ConfigError, RunError
+from shared.errors import ConfigError
 from shared.privacy.discrete_gaussian import LARGEST_SIGMA, discrete_gaussian
 from shared.privacy.keystream import OSWords, StandInWords, WordSource
 from shared.privacy.noise_shares import NoiseShares
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.quantisation import Grid, round_rows, signed, wrap
-from shared.privacy.release import ClippedUpdate, Rows, check_clip
+from shared.privacy.release import ClippedUpdate, check_clip
 from shared.randomness import keyed_uniforms
 
 __all__ = [
@@ -172,7 +172,6 @@ def round_off(
 
     Raises:
         ConfigError: The contributions were clipped at another bound.
-        RunError: A user's contribution names one row twice, which would not be bounded together.
 
     Guarantees:
         round off bounds every user: the norm of each one's integers is at most the sensitivity.
@@ -197,7 +196,6 @@ def _coordinates(clipped: ClippedUpdate, layout: Layout) -> tuple[Ints, Ints, Ar
     parts = []
     starts = layout.starts()
     for name, rows in clipped.tensors.items():
-        _check_once(rows, clipped.users)
         width = prod(rows.shape[1:])
         place = starts[name] + rows.index[:, None] * width + np.arange(width)
         flat = rows.values.reshape(len(rows.index), width)
@@ -206,14 +204,6 @@ def _coordinates(clipped: ClippedUpdate, layout: Layout) -> tuple[Ints, Ints, Ar
         parts.append((owner[kept], place[kept], flat[kept]))
     owners, places, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     return owners, places, values
-
-
-def _check_once(rows: Rows, users: int) -> None:
-    """Refuse rows that would be bounded one by one and added up afterwards."""
-    seen = np.zeros(users * rows.shape[0], dtype=np.bool_)
-    seen[rows.owner * rows.shape[0] + rows.index] = True
-    if np.count_nonzero(seen) < len(rows.index):
-        raise RunError("Expected each row of a contribution once; mend the learning method.")
 
 
 def veil(
