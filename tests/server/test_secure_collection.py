@@ -237,6 +237,23 @@ def test_answers_of_another_round_are_left_out(ledger: Ledger, phase: str) -> No
     assert watch.reports[1].quarantined == {"sum": 1}
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_message_counts_for_the_device_whose_node_sent_it(ledger: Ledger, phase: str) -> None:
+    """Not for the one it names: device 4 says what device 3 said, who keeps its place."""
+    kept: list[RecordDict] = []
+
+    def copied(asked: Message, reply: Message) -> Message | RecordDict:
+        kept.append(reply.content)
+        return reply if len(kept) == 1 else kept[0]
+
+    plan, watch = made_plan(rounds=1, dropouts=1), Watch()
+    app = misbehaving(copied, phase=phase, bad={3, 4})
+    found = run(ledger, plan=plan, app=app, observer=watch, workers=1)
+    left = survivors_of(phase, [4])
+    assert same(found, run(ledger, plan=plan, nodes=1, population=some(left)))
+    assert watch.reports[0].quarantined == {"sender": 1}
+
+
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every sum that a server ever sees."""
     seen: list[Any] = []
