@@ -1,7 +1,11 @@
 """Federations whose rounds are secure sums, and devices that misbehave in a phase of one."""
 
+import json
+import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,13 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.app import app as honest
+from server.journal import RoundReport
 from shared import protocol
 from shared.algorithms.base import State
+from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan, Trust
 from shared.protocol import PHASES, Reason, Step
+from simulations.population import Population
 
 Change = Callable[[Message, Message], Message | RecordDict]
 """Question and honest answer -> the answer that is sent instead."""
@@ -133,10 +140,53 @@ def table(state: State) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(state.tensors["table"])
 
 
+class Watch:
+    """Keeps what an observer sees."""
+
+    def __init__(self) -> None:
+        self.reports: list[RoundReport] = []
+
+    def __call__(self, report: RoundReport) -> bool:
+        self.reports.append(report)
+        return False
+
+    @property
+    def rounds(self) -> list[int]:
+        return [report.round for report in self.reports]
+
+
+def some(people: list[int]) -> Population:
+    whole = counting.made_population()
+    return replace(whole, histories=whole.histories.select(np.array(people)), keys=np.array(people))
+
+
+def run(ledger: Ledger, *, plan: Plan, nodes: int = 6, **more: Any) -> State:
+    return counting.federate(
+        more.pop("population", counting.made_population()),
+        nodes=nodes,
+        rounds=plan.rounds,
+        run_plan=plan,
+        ledger=ledger,
+        **more,
+    )
+
+
+def bodies(path: Path, kind: str) -> list[dict[str, Any]]:
+    with sqlite3.connect(path) as file:
+        found = [json.loads(body) for (body,) in file.execute("SELECT body FROM record")]
+    return [body for body in found if body["kind"] == kind]
+
+
+def charges(ledger: Ledger) -> Counter[int]:
+    return Counter(int(key) for one in ledger.history() for key in one.participants)
+
+
+def same(a: State, b: State) -> bool:
+    return a.round == b.round and np.array_equal(table(a), table(b))
+
+
 def main() -> None:
     """Run masked rounds in a process that may be killed: python masked.py DIRECTORY ROUNDS."""
-    from shared.privacy.ledger import Ledger
-
     directory, rounds = Path(sys.argv[1]), int(sys.argv[2])
     with Ledger(directory / "ledger.db") as ledger:
         counting.federate(
