@@ -29,7 +29,7 @@ from shared.algorithms.base import Algorithm, Memory
 from shared.data.interactions import Interactions
 from shared.errors import BudgetError, ConfigError, DataError, ProtocolError, RunError
 from shared.privacy.adaptive_clip import shapes_with_bits
-from shared.privacy.distributed import Layout, check_distributed
+from shared.privacy.distributed import Layout, check_distributed, noise_shares
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.protocol import Greeting, Order, Reply, Step, session_of, state_digest
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from shared.privacy.ledger import Ledger, Reservation
 
 __all__ = ["HOSTED", "Build", "Participant", "bounds", "find_participant"]
+
+AFTERWARDS = ("vote", "open")
+"""Phases of a secure sum that a device answers once its masked vector was paid for."""
 
 Build = Callable[[str, str, Mapping[str, object], int], Algorithm]
 Ints = NDArray[np.int64]
@@ -160,9 +163,12 @@ class Participant:
         sums = self._secure_sums
         algorithm = self._checked(order)
         check_distributed(order.plan)
-        asked = shapes_with_bits(order.plan, algorithm.asked(order.round))
-        session = session_of(order, roster, layout=Layout(shapes=asked))
-        if not sums.knows(order) and self._answered(order):
+        layout = Layout(shapes=shapes_with_bits(order.plan, algorithm.asked(order.round)))
+        session = session_of(order, roster, layout=layout)
+        # Whatever would keep the vector from being made is found before it is paid for.
+        noise_shares(order.plan, round=order.round, layout=layout)
+        sums.number(roster)
+        if self._answered(order):
             raise RunError("This order was answered before, and is not answered twice.")
         reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
         if reservation is None:
@@ -186,6 +192,9 @@ class Participant:
         """
         sums = self._secure_sums
         if step.phase != "mask":
+            # Without it a vote could leave for a vector whose charge can still be taken up again.
+            if step.phase in AFTERWARDS and not self._answered(sums.admitted(step).order):
+                raise RunError("The masked vector is not noted in the ledger; free its disk.")
             return sums.answer(step), memory
         admitted = sums.admitted(step)
         work = self._work(admitted.algorithm, admitted.order, memory)

@@ -65,6 +65,16 @@ class SecureSums:
         """Whether the present session is of this order."""
         return self._session is not None and self._session.admitted.order.digest == order.digest
 
+    def number(self, roster: tuple[bytes, ...]) -> int:
+        """Return the place of this device in a roster.
+
+        Raises:
+            ProtocolError: It is not named there.
+        """
+        if self.identity not in roster:
+            raise ProtocolError("The roster does not name this device; enrol it first.")
+        return roster.index(self.identity)
+
     def begin(self, admitted: Admitted, session: Session) -> Step:
         """Begin a session and return the device's fresh keys; again, the same ones.
 
@@ -72,9 +82,7 @@ class SecureSums:
             ProtocolError: The roster does not name this device, or the session was begun otherwise.
         """
         if not self.knows(admitted.order):
-            if self.identity not in session.roster:
-                raise ProtocolError("The roster does not name this device; enrol it first.")
-            number = session.roster.index(self.identity)
+            number = self.number(session.roster)
             device = Device(session=session, number=number, identity=self._identity)
             self._session = _Session(admitted=admitted, device=device)
         advert = self._open.device.advertise()
@@ -109,6 +117,8 @@ class SecureSums:
         open_ = self._open
         if open_.masked is not None and open_.masked[0] == step:
             return open_.masked[1:]
+        if open_.masked is not None:
+            raise ProtocolError("The vector was masked for another delivery; it is not made anew.")
         delivery = Delivery.from_bytes(step.message)
         veiled, memory = work()
         masked = open_.device.mask(delivery, veiled.words)

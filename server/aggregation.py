@@ -29,6 +29,9 @@ __all__ = ["MAGNITUDE", "Expected", "Tally"]
 MAGNITUDE = 1e6
 """Largest absolute value of one coordinate of one user's contribution that is believed."""
 
+WORD = 2.0**31
+"""The same of a sum modulo 2^32, whoever is in it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
@@ -42,6 +45,7 @@ class Expected:
         kind: Number type of the tensors.
         shapes: Name and shape of every tensor; no other is allowed.
         norm: Largest L2 norm of the whole reply, where it is clipped and not noised; else inf.
+        whole: Whether values are grid units modulo 2^32: whole numbers, represented around 0.
     """
 
     run: str
@@ -51,6 +55,7 @@ class Expected:
     kind: np.dtype[np.floating]
     shapes: Mapping[str, tuple[int, ...]]
     norm: float = math.inf
+    whole: bool = False
 
     @classmethod
     def from_order(cls, order: Order, shapes: Mapping[str, tuple[int, ...]]) -> "Expected":
@@ -63,6 +68,7 @@ class Expected:
             kind=wire_type(order.plan),
             shapes=shapes,
             norm=_largest_norm(order),
+            whole=(order.plan.unit, order.plan.trust) == (Unit.USER, Trust.DISTRIBUTED),
         )
 
     def fault(self, reply: Reply) -> str | None:
@@ -91,7 +97,10 @@ class Expected:
         peak = float(np.abs(value).max())
         if not np.isfinite(peak):
             return "not-finite"
-        return "magnitude" if peak > MAGNITUDE * self.users else None
+        if self.whole and not np.array_equal(value, np.rint(value)):
+            return "grid"
+        largest = WORD if self.whole else MAGNITUDE * self.users
+        return "magnitude" if peak > largest else None
 
 
 def _values(expected: Expected, reply: Reply) -> list[NDArray[np.floating]]:

@@ -95,6 +95,8 @@ def greet(grid: Grid, *, nodes: int | None = None, deadline: float = 60.0) -> Ce
     one = next(iter(found.values()))
     users = {node: found[node].users for node in sorted(found)}
     keys = {node: bytes.fromhex(found[node].identity) for node in users if found[node].identity}
+    if len(set(keys.values())) < len(keys):
+        raise RunError("Two nodes show one identity; give every device a key of its own.")
     return Census(nodes=users, n_items=one.n_items, catalogue=one.catalogue, identities=keys)
 
 

@@ -152,7 +152,8 @@ class _Loop:
             try:
                 found = self._played(state, chosen)
             except RunError as error:
-                lost += 1
+                # What was given up before a resume says nothing about the devices of today.
+                lost += not self._given_up(state.round + 1)
                 state = self._without(state, error, lost=lost)
                 continue
             lost = 0
@@ -171,10 +172,17 @@ class _Loop:
 
     def _played(self, state: State, chosen: Ints) -> Collected:
         """Play a round, unless its secure sum was aborted before: it is not asked for twice."""
-        record, round_ = self._record, state.round + 1
-        if record is not None and record.abandoned(run=self._order.run, round=round_):
-            raise RunError(f"The secure sum of round {round_} was aborted before.")
+        if self._given_up(round_ := state.round + 1):
+            raise RunError(
+                f"The secure sum of round {round_} was aborted before: its devices do not answer "
+                "twice for one charge; start another run."
+            )
         return self.play(state, chosen)
+
+    def _given_up(self, round_: int) -> bool:
+        """Whether the secure sum of a round was aborted before."""
+        record = self._record
+        return record is not None and record.abandoned(run=self._order.run, round=round_)
 
     def _without(self, state: State, error: RunError, *, lost: int) -> State:
         """Go on without a round whose secure sum was aborted; what it cost stays spent.
@@ -200,7 +208,8 @@ class _Loop:
         if self._record is None:
             return
         # A round is noised once: what the next order shows must survive a crash.
-        due = last or report.round == self._terms.rounds or self._noises
+        once = self._noises or self._shares_noise
+        due = last or report.round == self._terms.rounds or once
         save = due or report.round % self._terms.checkpoint_every == 0
         self._record.keep(self._order.run, report, save=save)
         self._record.settle(found.total, realised=found.realised)
@@ -259,7 +268,8 @@ class _Loop:
     def _check_quorum(self, found: Collected, round_: int, *, asked: int) -> None:
         needed = math.ceil(self._terms.quorum * asked - 1e-9)
         if self._shares_noise:
-            needed = max(needed, self._plan.minimum)
+            # The devices' own: a sum that they opened is not thrown away.
+            needed = self._plan.minimum
         if found.users < needed and not found.exhausted:
             raise RunError(
                 f"Round {round_} has usable replies for {found.users} of {asked} users, "

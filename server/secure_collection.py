@@ -125,7 +125,9 @@ class _Exchange:
 
         def records(node: int) -> RecordDict:
             told = each[node]
-            raw = done.setdefault(id(told), told.to_bytes())
+            if id(told) not in done:
+                done[id(told)] = told.to_bytes()
+            raw = done[id(told)]
             step = Step(run=order.run, round=order.round, phase=phase, message=raw)
             return step_records(step)
 

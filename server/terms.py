@@ -1,5 +1,6 @@
 """The terms of a run: what the settings come to for the population that is there."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 
 from server.census import Census, cohort_size, most_participations
 from shared.algorithms.base import Algorithm
-from shared.privacy.plan import Plan
+from shared.errors import ConfigError
+from shared.privacy.adaptive_clip import shapes_with_bits
+from shared.privacy.distributed import Layout, noise_shares
+from shared.privacy.plan import Plan, Trust, Unit
 
 if TYPE_CHECKING:
     from shared.config import Settings
@@ -93,7 +97,27 @@ def settle(
         steps_per_round=algorithm.local_steps,
         shares=algorithm.shares(terms.rounds),
     )
+    if (plan.unit, plan.trust) == (Unit.USER, Trust.DISTRIBUTED):
+        _check_sums(algorithm, terms, plan)
     return method, algorithm, terms, plan
+
+
+def _check_sums(algorithm: Algorithm, terms: Terms, plan: Plan) -> None:
+    """Refuse a distributed run that would fail only after its devices paid.
+
+    Raises:
+        ConfigError: The noise of a round does not fit the grid, or more devices may fall silent
+            than the quorum allows.
+    """
+    for round_ in range(1, terms.rounds + 1):
+        asked = shapes_with_bits(plan, algorithm.asked(round_))
+        noise_shares(plan, round=round_, layout=Layout(shapes=asked))
+    needed = math.ceil(terms.quorum * terms.cohort - 1e-9)
+    if plan.minimum < needed:
+        raise ConfigError(
+            f"Expected a quorum that privacy.dropouts leaves, {plan.minimum} of {terms.cohort} "
+            f"users, found {needed}; lower training.quorum or privacy.dropouts."
+        )
 
 
 def _terms(settings: "Settings", census: Census) -> Terms:

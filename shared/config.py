@@ -26,9 +26,10 @@ from shared.data.splits import SPLITS
 from shared.errors import ConfigError
 from shared.evaluation.protocols import EvaluationConfig
 from shared.models.zoo import MODELS
-from shared.privacy.plan import PrivacyConfig, Unit
+from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
 __all__ = [
+    "NO_SUMS_ON_RAY",
     "DataConfig",
     "Part",
     "Settings",
@@ -39,6 +40,12 @@ __all__ = [
 ]
 
 Table = dict[str, Any]
+
+NO_SUMS_ON_RAY = (
+    "devices on Ray keep no memory between the messages of a secure sum; use --grid local or "
+    "several users per node"
+)
+"""Why a grid of another process takes no part in secure sums of devices."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +166,8 @@ class Settings:
         """Refuse settings that contradict each other.
 
         Raises:
-            ConfigError: An unknown protocol, or early stopping in a private run.
+            ConfigError: An unknown protocol, early stopping in a private run, or secure sums of
+                devices that keep no memory.
         """
         if self.protocol not in SPLITS:
             raise ConfigError(f"{_unknown('protocol', self.protocol, SPLITS)}")
@@ -168,6 +176,9 @@ class Settings:
                 f"training.patience={self.training.patience} stops on validation results, which "
                 "epsilon does not cover; set training.patience=0 or privacy.unit='none'"
             )
+        masked = (self.privacy.unit, self.privacy.trust) == (Unit.USER, Trust.DISTRIBUTED)
+        if masked and (self.simulation.grid, self.simulation.users_per_node) == ("ray", 1):
+            raise ConfigError(f"simulation.users_per_node=1: {NO_SUMS_ON_RAY}")
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "settings") -> Self:

@@ -20,14 +20,14 @@ from server.journal import Journal
 from server.terms import Features, settle
 from shared.algorithms.base import Algorithm
 from shared.algorithms.measured import measurements
-from shared.config import Settings
+from shared.config import NO_SUMS_ON_RAY, Settings
 from shared.data.queries import Split
 from shared.errors import BudgetError, ConfigError, MissingExtraError
 from shared.models.base import Tensors
 from shared.privacy.accounting import Spend
 from shared.privacy.chain import Head
 from shared.privacy.ledger import Ledger
-from shared.privacy.plan import Plan
+from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.terms import Terms
 from simulations.cost import Meter
 from simulations.display import Display
@@ -84,6 +84,9 @@ class Federation:
         users, n_items = split.train.n_users, split.train.n_items
         census = Census(nodes={1: users}, n_items=n_items, catalogue=catalogue)
         _, algorithm, _, plan = settle(settings, census, features)
+        masked = (plan.unit, plan.trust) == (Unit.USER, Trust.DISTRIBUTED) and self.nodes == users
+        if masked and settings.simulation.grid == "ray":
+            raise ConfigError(f"Every node of this population is one user: {NO_SUMS_ON_RAY}.")
         self.algorithm: Algorithm = algorithm
         self.plan: Plan = plan
         self._queries = split.validation

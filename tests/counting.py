@@ -214,6 +214,7 @@ def federate(
     resume: bool = False,
     observer: Observer | None = None,
     workers: int | None = None,
+    checkpoint_every: int = 1,
 ) -> State:
     """Run Counting, unless told otherwise, on a LocalGrid and return the last state."""
     participants = population.participants(nodes, ledger=ledger, replies=replies, build=make)
@@ -229,7 +230,13 @@ def federate(
             algorithm=make_server(make(*parts)),
             method=method,
             plan=made if run_plan is None else run_plan,
-            terms=Terms(rounds=rounds, cohort=size, quorum=quorum, deadline=deadline),
+            terms=Terms(
+                rounds=rounds,
+                cohort=size,
+                quorum=quorum,
+                deadline=deadline,
+                checkpoint_every=checkpoint_every,
+            ),
             seed=seed,
             directory=directory,
             resume=resume,

@@ -15,13 +15,13 @@ depend on how users are packed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError
-from shared.privacy.discrete_gaussian import discrete_gaussian
+from shared.privacy.discrete_gaussian import LARGEST_SIGMA, discrete_gaussian
 from shared.privacy.keystream import OSWords, StandInWords, WordSource
 from shared.privacy.noise_shares import NoiseShares
 from shared.privacy.plan import Plan, Trust, Unit
@@ -231,11 +231,19 @@ def veil(
     """
     integers, source = rounded.integers, _source(plan, seed, keys)
     if source is not None:
-        deviation = shares.deviation * rounded.users**0.5
-        draws = discrete_gaussian(size=len(integers), sigma=deviation, source=source)
-        integers = integers + draws
+        integers = integers + _draws(len(integers), rounded.users, shares.deviation, source)
     private = source is not None and source.private
     return Veiled(words=wrap(integers), users=rounded.users, private=private)
+
+
+def _draws(size: int, users: int, deviation: float, source: WordSource) -> Ints:
+    """Return the sum of so many shares: one draw, or few where it is wider than the sampler."""
+    parts = ceil(users * (deviation / LARGEST_SIGMA) ** 2)
+    sigma = min(deviation * (users / parts) ** 0.5, LARGEST_SIGMA)
+    total = np.zeros(size, dtype=np.int64)
+    for _ in range(parts):
+        total += discrete_gaussian(size=size, sigma=sigma, source=source)
+    return total
 
 
 def _source(plan: Plan, seed: int, keys: tuple[str | int, ...]) -> WordSource | None:

@@ -37,6 +37,9 @@ BITS: Final = 32
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+REACH: Final = 2.0**26
+"""Largest clip norm in grid units, with what rounding may add: sums of squares stay exact."""
+
 ATTEMPTS: Final = 32
 """Roundings tried before the one towards zero, whose norm never grows."""
 
@@ -61,9 +64,9 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dimension", count("dimension", self.dimension))
         object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
-        if not 0.1 <= self.resolution <= 1e6 or self.reach + math.sqrt(self.dimension) > 2**30:
+        if not 0.1 <= self.resolution <= 1e6 or self.reach + math.sqrt(self.dimension) > REACH:
             raise ConfigError(
-                f"Expected 0.1 <= resolution <= 1e6 and clip / step below 2^30, found resolution "
+                f"Expected 0.1 <= resolution <= 1e6 and clip / step below 2^26, found resolution "
                 f"{self.resolution} with {self.dimension} coordinates; use a coarser grid."
             )
 
@@ -156,7 +159,7 @@ def round_rows(
 
 
 def _within(integers: Ints, owner: Ints, users: int, grid: Grid) -> NDArray[np.bool_]:
-    """Whether each user's sum of squares is at most Delta^2; exact, for it is below 2^53."""
+    """Whether each user's sum of squares is at most Delta^2: exact, for both are below 2^53."""
     squares = np.square(integers.astype(np.float64))
     sums = np.bincount(owner, weights=squares, minlength=users)
     return np.asarray(sums <= grid.squared_sensitivity)

@@ -52,4 +52,6 @@ def read_greeting(records: RecordDict) -> Greeting | Refusal:
         raise ProtocolError("A greeting names no user or no item; the node holds no data.")
     if greeting.identity and not re.fullmatch("[0-9a-f]{64}", greeting.identity):
         raise ProtocolError("A greeting's identity is no Ed25519 public key; update this end.")
+    if greeting.identity and greeting.users > 1:
+        raise ProtocolError("A greeting of several users shows an identity; it is one device's.")
     return greeting

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ProtocolError, RunError
 from shared.privacy.secure_sum.circle import Circle, enough, signed_by_owner
-from shared.privacy.secure_sum.keys import commitment, mask_key, verified
+from shared.privacy.secure_sum.keys import agreed, commitment, mask_key, verified
 from shared.privacy.secure_sum.masks import add_mask, subtract_mask
 from shared.privacy.secure_sum.messages import (
     Delivery,
@@ -108,6 +108,9 @@ class Server:
     def _take_keys(self, advert: KeyAdvert) -> None:
         if not signed_by_owner(self._session, advert):
             raise ProtocolError("Expected keys signed by the identity on the roster.")
+        # A point of low order would close every neighbour: one device could end the round.
+        for key in (advert.mask, advert.channel):
+            agreed(X25519PrivateKey.generate(), key)
         self._adverts[advert.sender] = advert
 
     def _take_boxes(self, shares: SealedShares) -> None:

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from shared.privacy.keystream import OSWords
+from shared.privacy.keystream import OSWords, StandInWords
 
 
 def test_os_words_never_repeat() -> None:
@@ -36,3 +36,16 @@ def test_os_words_are_uniform_in_each_bit() -> None:
     for bit in range(64):
         ones = int(((words >> np.uint64(bit)) & np.uint64(1)).sum())
         assert abs(ones - 10_000) < 6 * np.sqrt(20_000 / 4)
+
+
+def test_stand_in_words_repeat_and_say_so() -> None:
+    first, again = (StandInWords(3, "shares", 1).words(4096) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert (first.dtype, StandInWords.private) == (np.uint64, False)
+    for other in (StandInWords(4, "shares", 1), StandInWords(3, "shares", 2), StandInWords(3)):
+        assert not np.array_equal(other.words(4096), first)
+    source = StandInWords(3)
+    assert not np.array_equal(source.words(8), source.words(8))
+    # Each of 64 bits is set in half of 4,096 words, up to 6.5 sd of 32: 5e-9 together.
+    bits = np.unpackbits(first.view(np.uint8)).reshape(4096, 64).sum(axis=0)
+    assert np.abs(bits.astype(np.int64) - 2048).max() < 208
