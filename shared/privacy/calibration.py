@@ -6,14 +6,18 @@ from typing import Final
 from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon as epsilon_after
 from shared.privacy.accounting import gaussian_epsilon
+from shared.privacy.bands import sensitivity
 from shared.privacy.bounds import count, number
 from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
 from shared.privacy.secure_sum.graph import LEAST_DEVICES
 
-__all__ = ["default_delta", "make_plan", "noise_multiplier"]
+__all__ = ["correlated_multiplier", "default_delta", "make_plan", "noise_multiplier"]
 
 CLOSENESS: Final = 0.005
 """How far below its target a calibrated epsilon may lie (a share of it, under epsilon 1)."""
+
+SLACK: Final = 1.0 + 1e-9
+"""More noise than is needed, so that no order of summing up the columns exceeds the budget."""
 
 
 def default_delta(users: int) -> float:
@@ -51,6 +55,25 @@ def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, step
     if rate == 1.0:
         return enough
     return _least_noise(target=target, delta=delta, rate=rate, steps=total, enough=enough)
+
+
+def correlated_multiplier(
+    *, epsilon: float, delta: float, rounds: int, separation: int, bands: int
+) -> float:
+    """Return the noise z, in clip norms, with which a whole run stays within (epsilon, delta).
+
+    Args:
+        epsilon: Target, add-or-remove.
+        delta: Failure probability.
+        rounds: Rounds of the run.
+        separation: Least distance of two participations, enforced by the device.
+        bands: Coefficients of a column, at most `separation`.
+
+    Raises:
+        ConfigError: As for `sensitivity`; or epsilon or delta is out of range.
+    """
+    single = noise_multiplier(epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=1)
+    return SLACK * single * sensitivity(rounds=rounds, separation=separation, bands=bands)
 
 
 def make_plan(
