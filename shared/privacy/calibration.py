@@ -100,11 +100,17 @@ def make_plan(
             release leaves a device however it learned: rate and steps of the plan are 1.
         shares: Of the budget by round (`Plan.shares`).
 
+    Where devices keep apart, `participations` is what they allow: the ceiling of rounds over
+    separation.
+
     Raises:
-        ConfigError: A number is out of range, the cohort exceeds the population, or delta is above
-            1/users.
+        ConfigError: A number is out of range, the cohort exceeds the population or is too large
+            for the separation, or delta is above 1/users.
     """
     count("cohort", cohort, most=count("users", users), why="ask for no more users than there are")
+    if config.separation > 1:
+        _check_cohort(cohort, users=users, separation=config.separation)
+        participations = -(-count("rounds", rounds) // config.separation)
     if config.unit is Unit.USER:
         sampling_rate, steps_per_round = 1.0, 1
     delta, sigma, budget = 0.0, 0.0, math.inf
@@ -113,6 +119,15 @@ def make_plan(
         steps = count("participations", participations) * count("steps_per_round", steps_per_round)
         sigma = noise_multiplier(
             epsilon=budget, delta=delta, sampling_rate=sampling_rate, steps=steps
+        )
+    bands = config.bands or config.separation
+    if bands > 1:
+        sigma = correlated_multiplier(
+            epsilon=budget,
+            delta=delta,
+            rounds=rounds,
+            separation=config.separation,
+            bands=bands,
         )
     return Plan(
         unit=config.unit,
@@ -128,8 +143,25 @@ def make_plan(
         expected_cohort=cohort,
         noise=config.noise,
         shares=() if config.unit is Unit.INTERACTION else shares,
+        separation=config.separation,
+        bands=bands,
         **_silent(config, cohort),
     )
+
+
+def _check_cohort(cohort: int, *, users: int, separation: int) -> None:
+    """Refuse a cohort after which too few users are left that may take part.
+
+    Raises:
+        ConfigError: The users do not last for `separation` rounds.
+    """
+    if cohort * separation > users:
+        largest = math.floor(1e4 / separation) / 1e4
+        raise ConfigError(
+            f"Expected training.cohort <= {largest:g} with privacy.separation={separation}, found "
+            f"{cohort} of {users} users: each of them sits out the {separation - 1} rounds after "
+            "the one that it is in."
+        )
 
 
 def _silent(config: PrivacyConfig, cohort: int) -> dict[str, int]:

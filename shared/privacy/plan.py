@@ -6,12 +6,22 @@ or a name that would void the guarantee: what is wrong is said before any data i
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+import numpy as np
+
 from shared.errors import ConfigError
 from shared.privacy.accounting import Spend
+from shared.privacy.bands import (
+    check_bands,
+    echo_spend,
+    participation_spend,
+    sensitivity,
+    weighted_norm,
+)
 from shared.privacy.bounds import count, number
 from shared.privacy.charges import Budget
 from shared.randomness import NOISE_NAMES
@@ -53,6 +63,10 @@ class PrivacyConfig:
             noise is enough without them.
         colluders: Share of a cohort that may work with the server (trust "distributed"): their
             noise is not counted.
+        separation: A device takes part at most once in any so many consecutive rounds, and
+            refuses to come sooner; 1 allows every round (unit "user").
+        bands: Rounds over which noise is correlated (`correlated`): 1 is independent noise, 0 as
+            many as the separation allows.
 
     Raises:
         ConfigError: A number is not finite or out of range, a name is unknown, or the unit and
@@ -67,6 +81,8 @@ class PrivacyConfig:
     noise: str = "os"
     dropouts: float = 0.05
     colluders: float = 0.05
+    separation: int = 1
+    bands: int = 0
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -78,6 +94,7 @@ class PrivacyConfig:
         delta = 0.0 if _is_zero(self.delta) else number("delta", self.delta)
         object.__setattr__(self, "delta", delta)
         object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
+        _check_separation(self, bands=self.bands or self.separation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +120,9 @@ class Plan:
             empty where all rounds are alike.
         dropouts: Users of a cohort without whom the noise is still enough (trust distributed).
         colluders: Users of a cohort whose noise is not counted (trust distributed).
+        separation: Least distance in rounds of two participations; devices refuse to come sooner.
+        bands: Rounds over which the noise is correlated; 1 for independent noise. The multiplier
+            is then of the fresh draws.
 
     Raises:
         ConfigError: As for `PrivacyConfig`; also when a plan without protection claims some.
@@ -123,6 +143,8 @@ class Plan:
     shares: tuple[float, ...] = ()
     dropouts: int = 0
     colluders: int = 0
+    separation: int = 1
+    bands: int = 1
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -143,6 +165,12 @@ class Plan:
                 "Expected sampling_rate=1 and steps_per_round=1 with unit=user, found "
                 f"{self.sampling_rate:g} and {self.steps_per_round}: a participation is one "
                 "release of a whole contribution, and no sampling is claimed."
+            )
+        _check_separation(self, bands=self.bands)
+        if self.bands > 1 and self.shares:
+            raise ConfigError(
+                "Expected no shares of the budget by round where noise is correlated; set "
+                "privacy.bands=1."
             )
 
     def _check_shares(self) -> None:
@@ -187,11 +215,19 @@ class Plan:
         return self.noise_multiplier / math.sqrt(self.shares[round - 1] * self.rounds)
 
     def spend(self, round: int) -> Spend:
-        """Return what taking part in a round, from 1, costs one unit.
+        """Return what taking part in a round, from 1, costs one unit; echoes are included.
 
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
+        if self.bands > 1:
+            return participation_spend(
+                noise_multiplier=self.noise_multiplier,
+                round=round,
+                rounds=self.rounds,
+                separation=self.separation,
+                bands=self.bands,
+            )
         return Spend(
             noise_multiplier=self.multiplier(round),
             sampling_rate=self.sampling_rate,
@@ -199,12 +235,33 @@ class Plan:
         )
 
     def spends(self, rounds: int) -> tuple[Spend, ...]:
-        """Return what the first `rounds` participations cost one unit.
+        """Return what the first `rounds` participations cost a unit that comes as soon as it may.
 
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
-        return tuple(self.spend(round) for round in range(1, rounds + 1))
+        return tuple(self.spend(1 + turn * self.separation) for turn in range(rounds))
+
+    def charged(self, turn: int, *, by: int) -> tuple[Spend, ...]:
+        """Return what a participation in round `turn` was charged by the end of round `by`.
+
+        Where devices send echoes, each is charged in its own round.
+
+        Raises:
+            ConfigError: The plan protects nothing, so there is nothing to account.
+        """
+        if not self.echoes:
+            return (self.spend(turn),)
+        sent = min(self.bands, by - turn + 1)
+        return tuple(self.echo(since) for since in range(sent))
+
+    def echo(self, since: int) -> Spend:
+        """Return what a device pays in the round `since` rounds after it took part (`echoes`).
+
+        Raises:
+            ConfigError: There is no echo after so many rounds.
+        """
+        return echo_spend(noise_multiplier=self.noise_multiplier, since=since, bands=self.bands)
 
     @property
     def total_spend(self) -> Spend:
@@ -213,6 +270,10 @@ class Plan:
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
+        if self.bands > 1:
+            moved = sensitivity(rounds=self.rounds, separation=self.separation, bands=self.bands)
+            whole = self.noise_multiplier / moved
+            return Spend(noise_multiplier=whole, sampling_rate=1.0, steps=1)
         return Spend(
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
@@ -238,12 +299,47 @@ class Plan:
         """Fewest users in the sum of a round whose noise counts (trust distributed)."""
         return self.minimum - self.colluders
 
+    @property
+    def echoes(self) -> bool:
+        """Whether devices send their contribution again, in part, in the rounds after it."""
+        return self.bands > 1 and self.trust is Trust.DISTRIBUTED
+
+    @property
+    def answers(self) -> int:
+        """Most rounds in which one device sends anything."""
+        return min(self.rounds, self.participations * (self.bands if self.echoes else 1))
+
     def sum_deviation(self, round: int) -> float:
         """Return the standard deviation of the noise on one value of a round's sum.
 
         It is public. With trust=distributed all of the cohort are taken to answer; with
-        unit=interaction it is that of steps of length 1.
+        unit=interaction it is that of steps of length 1. With several bands it is the marginal
+        one: noises of different rounds are then correlated, and only `weighted_deviation` says
+        what is in a sum over rounds.
         """
+        if self.bands > 1:
+            return self.weighted_deviation((*[0.0] * (round - 1), 1.0))
+        return self._fresh_deviation(round)
+
+    def weighted_deviation(
+        self, weights: Sequence[float], *, blocks: tuple[int, ...] = (1,)
+    ) -> float:
+        """Return the standard deviation of the noise in a weighted sum over rounds, exactly.
+
+        Args:
+            weights: Of the sums of rounds 1, 2, ...; 0 for a round that is not in it.
+            blocks: Rounds at which correlated noise began afresh: 1, and after each restart.
+
+        Guarantees:
+            Weighted deviation is exact: it is that of the released noise, whatever the weights.
+        """
+        if self.bands > 1:
+            norm = weighted_norm(np.asarray(weights), bands=self.bands, blocks=blocks)
+            return self._fresh_deviation(1) * norm
+        return math.hypot(*(w * self._fresh_deviation(r) for r, w in enumerate(weights, 1)))
+
+    def _fresh_deviation(self, round: int) -> float:
+        """Return the standard deviation of what is drawn for one value of a round's sum."""
         once = self.multiplier(round) * self.clip_norm
         if self.unit is Unit.INTERACTION:
             return once * math.sqrt(self.expected_cohort * self.steps_per_round)
@@ -271,6 +367,20 @@ def _check_names(settings: PrivacyConfig | Plan) -> None:
         raise ConfigError(
             f"Expected trust=local with unit=interaction, found trust={trust}; the device itself "
             "must add the noise that hides one interaction."
+        )
+
+
+def _check_separation(settings: PrivacyConfig | Plan, *, bands: int) -> None:
+    """Refuse a separation that nothing enforces or that correlated noise would break.
+
+    A unit that comes every round has no separation, which is what 1 says.
+    """
+    check_bands(bands, settings.separation)
+    shared = settings.unit is Unit.USER and settings.trust is not Trust.LOCAL
+    if settings.separation > 1 and not shared:
+        raise ConfigError(
+            f"Expected separation=1 with unit={settings.unit} and trust={settings.trust}, found "
+            f"{settings.separation}; it is for unit=user with trust=central or distributed."
         )
 
 

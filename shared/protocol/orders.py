@@ -130,6 +130,8 @@ PLAN: dict[str, type] = {
     "shares": list,
     "dropouts": int,
     "colluders": int,
+    "separation": int,
+    "bands": int,
 }
 
 
