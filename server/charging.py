@@ -80,6 +80,7 @@ class Charging:
                 budget=self._plan.budget,
                 noise=self._plan.noise,
                 terms=self._terms,
+                separation=self._plan.separation,
             )
             self._paid = self._ledger.find(**order)
         return canonical(self._ledger.head().as_dict())

@@ -20,7 +20,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.census import Census, cohorts, most_participations
+from server.census import Census, cohorts, soonest
 from server.collection import Collected, collect
 from server.journal import Observer, RoundReport
 from server.record import Companions, Record
@@ -28,9 +28,11 @@ from server.secure_collection import collect_masked
 from server.terms import Method, Terms
 from shared.algorithms.base import Algorithm, Shapes, State
 from shared.errors import RunError
+from shared.privacy.correlated import CorrelatedNoise
 from shared.privacy.distributed import Layout, noise_shares, opened
 from shared.privacy.gaussian import privatise_total
 from shared.privacy.plan import Plan, Trust, Unit
+from shared.privacy.release import Release
 from shared.privacy.secure_sum.traffic import traffic
 from shared.protocol import Order, canonical, pack, state_digest
 from shared.randomness import noise_source
@@ -115,6 +117,10 @@ class _Loop:
         self._census = census
         self._plan = plan
         self._terms = terms
+        self._correlated: CorrelatedNoise | None = None
+        if self._noises and plan.bands > 1:
+            source = noise_source(plan.noise, seed)
+            self._correlated = CorrelatedNoise(bands=plan.bands, source=source)
         self._order = Order(
             run=run,
             round=0,
@@ -140,7 +146,13 @@ class _Loop:
         terms = self._terms
         if state.round >= terms.rounds and observer is not None:
             observer(self.report(state, NOTHING, seconds=0.0))
-        everyone = cohorts(users=self._census.users, size=terms.cohort, seed=self._order.seed)
+        everyone = cohorts(
+            users=self._census.users,
+            size=terms.cohort,
+            seed=self._order.seed,
+            separation=self._plan.separation,
+        )
+        state = self._afresh(state)
         lost = 0
         for chosen in itertools.islice(everyone, state.round, terms.rounds):
             began = time.monotonic()
@@ -156,13 +168,20 @@ class _Loop:
                 if self._record is not None:
                     self._record.save(self._order.run, state)
                 break
-            state = self._algorithm.absorb(state, found.total, self._plan)
+            absorbed = self._algorithm.absorb(state, found.total, self._plan)
+            state = replace(absorbed, blocks=state.blocks)
             report = self.report(state, found, seconds=time.monotonic() - began)
             stop = observer is not None and observer(report)
             self._keep(report, found, last=stop)
             if stop:
                 break
         return state
+
+    def _afresh(self, state: State) -> State:
+        """Note where correlated noise begins again after a restart, which forgot its memory."""
+        if self._correlated is None or not state.round:
+            return state
+        return replace(state, blocks=(*state.blocks, state.round + 1))
 
     def _played(self, state: State, chosen: Ints) -> Collected:
         """Play a round, unless its secure sum was aborted before: it is not asked for twice."""
@@ -290,18 +309,29 @@ class _Loop:
         """Turn the sum into its one release: noised by a trusted server, or off the grid."""
         plan = self._plan
         if self._noises:
-            source = noise_source(plan.noise, self._order.seed)
-            keys = ("central", round_)
-            release = privatise_total(
-                found.total, users=found.users, plan=plan, noise=source, round=round_, keys=keys
-            )
-            return replace(found, total=release.tensors)
+            return replace(found, total=self._noised(found, round_).tensors)
         if not self._shares_noise:
             return found
         layout = Layout(shapes=self._algorithm.asked(round_))
         shares = noise_shares(plan, round=round_, layout=layout)
         realised = shares.realised(found.users - plan.colluders)
         return replace(found, total=opened(found.total, shares), realised=realised)
+
+    def _noised(self, found: Collected, round_: int) -> Release:
+        """Add a trusted server's noise: fresh, or what takes back some of the rounds before."""
+        plan, keys = self._plan, ("central", round_)
+        if self._correlated is not None:
+            return self._correlated.privatise(
+                found.total,
+                users=found.users,
+                plan=plan,
+                noise_multiplier=plan.multiplier(round_),
+                keys=keys,
+            )
+        source = noise_source(plan.noise, self._order.seed)
+        return privatise_total(
+            found.total, users=found.users, plan=plan, noise=source, round=round_, keys=keys
+        )
 
     def report(self, state: State, found: Collected, *, seconds: float) -> RoundReport:
         """Return what an observer sees."""
@@ -325,10 +355,9 @@ class _Loop:
             return 0.0
         from shared.privacy.accounting import epsilon_of
 
-        times = most_participations(
-            rounds=rounds, size=self._terms.cohort, users=self._census.users
-        )
-        return epsilon_of(self._plan.spends(times), delta=self._plan.delta)
+        turns = soonest(rounds=rounds, size=self._terms.cohort, users=self._census.users)
+        spends = [one for turn in turns for one in self._plan.charged(turn, by=rounds)]
+        return epsilon_of(spends, delta=self._plan.delta)
 
 
 def _run_digest(census: Census, method: Method, plan: Plan, terms: Terms, seed: int) -> str:

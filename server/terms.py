@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.census import Census, cohort_size, most_participations
-from shared.algorithms.base import Algorithm
+from shared.algorithms.base import Algorithm, check_alike
 from shared.privacy.plan import Plan
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def settle(
         steps_per_round=algorithm.local_steps,
         shares=algorithm.shares(terms.rounds),
     )
+    check_alike(algorithm, plan)
     return method, algorithm, terms, plan
 
 

@@ -187,7 +187,7 @@ def _result(
     """Put the answer together."""
     settings, plan = job.settings, federation.plan
     ours = _scorer(federation.algorithm.model, learned.tensors)
-    rounds, times = learned.rounds, min(learned.rounds, plan.participations)
+    rounds, times = learned.rounds, min(learned.rounds, plan.answers)
     return {
         "dataset": _dataset_block(job),
         "protocol": settings.protocol,
@@ -221,6 +221,7 @@ def _private_popularity(job: _Job) -> Scorer:
     table = job.settings.to_table()
     table |= {"model": {"name": "popularity"}, "algorithm": {"name": "popularity"}}
     table["training"] |= {"rounds": 1, "cohort": 1.0}
+    table["privacy"] |= {"separation": 1, "bands": 0}
     settings = Settings.from_table(table)
     catalogue = job.dataset.items.digest
     federation = Federation(settings=settings, split=job.split, catalogue=catalogue)
