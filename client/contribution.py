@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.base import Algorithm, Cohort, Memory, State
 from shared.data.interactions import Interactions
+from shared.privacy.adaptive_clip import adaptive_of, attach, shapes_with_bits
 from shared.privacy.distributed import (
     Layout,
     Rounded,
@@ -27,6 +28,7 @@ from shared.privacy.gaussian import privatise
 from shared.privacy.noise_shares import NoiseShares
 from shared.privacy.plan import Trust, Unit
 from shared.privacy.release import (
+    ClippedUpdate,
     Entrusted,
     LocalUpdate,
     Release,
@@ -92,8 +94,8 @@ class Work:
         order, shares = self.order, self.shares
         total, memory = np.zeros(self.layout.dimension, dtype=np.int64), self.memory
         for people in self._blocks():
-            update, learned = self._update(people)
-            total += self._rounded(update, people, shares).integers
+            clipped, learned = self._clipped(people)
+            total += self._rounded(clipped, people, shares).integers
             memory = _merged(memory, learned, people)
         whole = Rounded(integers=total, users=len(order.participants))
         keys = ("shares", order.round, int(self.keys[order.participants[0]]))
@@ -102,7 +104,8 @@ class Work:
     @property
     def layout(self) -> Layout:
         """Where each tensor of a contribution lies in a flat vector."""
-        return Layout(shapes=self.algorithm.asked(self.order.round))
+        asked = self.algorithm.asked(self.order.round)
+        return Layout(shapes=shapes_with_bits(self.order.plan, asked))
 
     @property
     def shares(self) -> NoiseShares:
@@ -128,9 +131,8 @@ class Work:
         return expose(update, self.order.plan), learned
 
     def _entrusted(self, people: Ints) -> tuple[Entrusted, Memory]:
-        update, learned = self._update(people)
-        plan = self.order.plan
-        return entrust(clip(update, clip_norm=plan.clip_norm), plan), learned
+        clipped, learned = self._clipped(people)
+        return entrust(clipped, self.order.plan), learned
 
     def _released(self, people: Ints) -> tuple[Release, Memory]:
         order, plan = self.order, self.order.plan
@@ -138,14 +140,21 @@ class Work:
         if plan.unit is Unit.INTERACTION:
             state, cohort = self._state(), self._cohort(people)
             return self.algorithm.contribute_per_interaction(state, cohort, plan, noise)
-        update, learned = self._update(people)
-        clipped = clip(update, clip_norm=plan.clip_norm)
+        clipped, learned = self._clipped(people)
         keys = ("user", order.round, int(self.keys[people[0]]))
         return privatise(clipped, plan, noise, round=order.round, keys=keys), learned
 
-    def _rounded(self, update: LocalUpdate, people: Ints, shares: NoiseShares) -> Rounded:
+    def _clipped(self, people: Ints) -> tuple[ClippedUpdate, Memory]:
+        """Return bounded contributions, with the bits that move the bound where it moves."""
+        update, learned = self._update(people)
+        plan = self.order.plan
+        clipped = clip(update, clip_norm=plan.clip_norm)
+        adaptive = adaptive_of(plan)
+        return (attach(clipped, adaptive=adaptive) if adaptive else clipped), learned
+
+    def _rounded(self, clipped: ClippedUpdate, people: Ints, shares: NoiseShares) -> Rounded:
         return round_off(
-            clip(update, clip_norm=self.order.plan.clip_norm),
+            clipped,
             self.order.plan,
             shares=shares,
             layout=self.layout,

@@ -28,6 +28,7 @@ from client.secure_sums import Admitted, SecureSums
 from shared.algorithms.base import Algorithm, Memory, check_alike
 from shared.data.interactions import Interactions
 from shared.errors import BudgetError, ConfigError, DataError, ProtocolError, RunError
+from shared.privacy.adaptive_clip import shapes_with_bits
 from shared.privacy.distributed import Layout, check_distributed
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.protocol import Greeting, Order, Reply, Step, session_of, state_digest
@@ -159,8 +160,8 @@ class Participant:
         sums = self._secure_sums
         algorithm = self._checked(order)
         check_distributed(order.plan)
-        layout = Layout(shapes=algorithm.asked(order.round))
-        session = session_of(order, roster, layout=layout)
+        asked = shapes_with_bits(order.plan, algorithm.asked(order.round))
+        session = session_of(order, roster, layout=Layout(shapes=asked))
         if not sums.knows(order) and self._answered(order):
             raise RunError("This order was answered before, and is not answered twice.")
         reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
@@ -219,9 +220,13 @@ class Participant:
         inside = len(people) and people.min() >= 0 and people.max() < self.histories.n_users
         if not inside or len(np.unique(people)) != len(people):
             raise ProtocolError("The order names nobody, one user twice or users not hosted here.")
+        from shared.algorithms.methods import measured
+
         try:
             settings = json.loads(order.settings)
-            algorithm = self._build(order.model, order.algorithm, settings, self.histories.n_items)
+            learner = self._build(order.model, order.algorithm, settings, self.histories.n_items)
+            plan = order.plan
+            algorithm = measured(learner, rounds=plan.rounds, share=plan.metrics_share)
         except (ConfigError, ValueError) as error:
             raise ProtocolError("The order's settings make no algorithm; check the run.") from error
         _check_tensors(order, algorithm)

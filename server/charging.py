@@ -10,6 +10,7 @@ would be noised anew, a second release that is charged again.
 """
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,9 @@ class Charging:
         """Close the ledger."""
         self._ledger.close()
 
-    def reserve(self, *, run: str, round: int, state: str, people: Ints, purpose: str) -> str:
+    def reserve(
+        self, *, run: str, round: int, state: str, people: Ints, purpose: str, clip_norm: float
+    ) -> str:
         """Charge a round, unless it is one that was charged before; return the ledger's head.
 
         Raises:
@@ -79,7 +82,7 @@ class Charging:
                 purpose=purpose,
                 budget=self._plan.budget,
                 noise=self._plan.noise,
-                terms=self._terms,
+                terms=replace(self._terms, clip_norm=clip_norm),
                 separation=self._plan.separation,
             )
             self._paid = self._ledger.find(**order)

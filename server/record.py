@@ -61,7 +61,9 @@ class Record:
         if self._charges is not None:
             self._charges.close()
 
-    def charge(self, *, run: str, round: int, state: str, people: Ints, purpose: str) -> str:
+    def charge(
+        self, *, run: str, round: int, state: str, people: Ints, purpose: str, clip_norm: float
+    ) -> str:
         """Charge a round before it is ordered; return the head that devices shall witness.
 
         Args:
@@ -70,6 +72,7 @@ class Record:
             state: Digest of the global tensors that are sent.
             people: int64 [users], positions in the census of who is asked.
             purpose: What the round releases.
+            clip_norm: Bound of one user's contribution in it.
 
         Raises:
             BudgetError: The population's budget is spent.
@@ -78,7 +81,7 @@ class Record:
         if self._charges is None:
             return ""
         return self._charges.reserve(
-            run=run, round=round, state=state, people=people, purpose=purpose
+            run=run, round=round, state=state, people=people, purpose=purpose, clip_norm=clip_norm
         )
 
     def settle(self, total: Mapping[str, NDArray[Any]], *, realised: float | None = None) -> None:

@@ -27,7 +27,9 @@ from server.record import Companions, Record
 from server.secure_collection import collect_masked
 from server.terms import Method, Terms
 from shared.algorithms.base import Algorithm, Shapes, State
+from shared.algorithms.measured import measurements
 from shared.errors import RunError
+from shared.privacy.adaptive_clip import adaptive_of, detach, next_clip, shapes_with_bits
 from shared.privacy.correlated import CorrelatedNoise
 from shared.privacy.distributed import Layout, noise_shares, opened
 from shared.privacy.gaussian import privatise_total
@@ -42,6 +44,9 @@ __all__ = ["run_rounds"]
 log = logging.getLogger("fedrec.server")
 
 Ints = NDArray[np.int64]
+
+CLIP = "clip.norm"
+"""Where the state keeps a clip norm that moves."""
 
 NOTHING = Collected(total={}, users=0, accepted=0, quarantined={})
 """What a resume finds that has no round left."""
@@ -168,8 +173,7 @@ class _Loop:
                 if self._record is not None:
                     self._record.save(self._order.run, state)
                 break
-            absorbed = self._algorithm.absorb(state, found.total, self._plan)
-            state = replace(absorbed, blocks=state.blocks)
+            state = replace(self._absorbed(state, found), blocks=state.blocks)
             report = self.report(state, found, seconds=time.monotonic() - began)
             stop = observer is not None and observer(report)
             self._keep(report, found, last=stop)
@@ -229,7 +233,10 @@ class _Loop:
         tensors = {
             name: state.tensors[name].astype(np.float32) for name in self._algorithm.sent(round_)
         }
-        base = replace(self._order, round=round_, tensors=tensors, state=state_digest(tensors))
+        plan = self._plan_of(state)
+        base = replace(
+            self._order, round=round_, plan=plan, tensors=tensors, state=state_digest(tensors)
+        )
         base = replace(base, witness=self._charged(base, chosen))
         places = {node: place for place, node in enumerate(self._census.nodes)}
         orders = {
@@ -238,11 +245,11 @@ class _Loop:
         }
         found = self._collected(orders, pack(tensors))
         self._check_quorum(found, round_, asked=len(chosen))
-        return found if found.exhausted else self._released(found, round_)
+        return found if found.exhausted else self._released(found, plan, round_)
 
     def _collected(self, orders: Mapping[int, Order], packed: ArrayRecord) -> Collected:
         """Collect in the open, or under masks where every node is a device of its own."""
-        shapes = self._algorithm.asked(next(iter(orders.values())).round)
+        shapes = self._shapes(next(iter(orders.values())).round)
         deadline = self._terms.deadline
         if not self._under_masks:
             found = collect(self._grid, orders, shapes=shapes, packed=packed, deadline=deadline)
@@ -288,6 +295,7 @@ class _Loop:
             state=order.state,
             people=chosen,
             purpose=self._algorithm.purpose(order.round),
+            clip_norm=order.plan.clip_norm,
         )
 
     @property
@@ -305,21 +313,43 @@ class _Loop:
         """Whether rounds are secure sums of devices; a simulation may stand for them."""
         return self._shares_noise and self._census.of_devices
 
-    def _released(self, found: Collected, round_: int) -> Collected:
+    def _shapes(self, round_: int) -> Shapes:
+        return shapes_with_bits(self._plan, self._algorithm.asked(round_))
+
+    def _plan_of(self, state: State) -> Plan:
+        """Return the plan of the next round: its clip norm may have moved."""
+        moved = state.optimiser.get(CLIP)
+        return self._plan if moved is None else replace(self._plan, clip_norm=float(moved))
+
+    def _absorbed(self, state: State, found: Collected) -> State:
+        """Return the next state; where the clip norm moves, the next one is kept in it."""
+        plan, adaptive = self._plan_of(state), adaptive_of(self._plan)
+        if adaptive is None:
+            return self._algorithm.absorb(state, found.total, plan)
+        total, within = detach(
+            found.total,
+            adaptive=adaptive,
+            clip_norm=plan.clip_norm,
+            cohort=plan.expected_cohort,
+        )
+        after = self._algorithm.absorb(state, total, plan)
+        moved = next_clip(plan.clip_norm, within, adaptive=adaptive)
+        return replace(after, optimiser={**after.optimiser, CLIP: np.array(moved)})
+
+    def _released(self, found: Collected, plan: Plan, round_: int) -> Collected:
         """Turn the sum into its one release: noised by a trusted server, or off the grid."""
-        plan = self._plan
         if self._noises:
-            return replace(found, total=self._noised(found, round_).tensors)
+            return replace(found, total=self._noised(found, plan, round_).tensors)
         if not self._shares_noise:
             return found
-        layout = Layout(shapes=self._algorithm.asked(round_))
+        layout = Layout(shapes=self._shapes(round_))
         shares = noise_shares(plan, round=round_, layout=layout)
         realised = shares.realised(found.users - plan.colluders)
         return replace(found, total=opened(found.total, shares), realised=realised)
 
-    def _noised(self, found: Collected, round_: int) -> Release:
+    def _noised(self, found: Collected, plan: Plan, round_: int) -> Release:
         """Add a trusted server's noise: fresh, or what takes back some of the rounds before."""
-        plan, keys = self._plan, ("central", round_)
+        keys = ("central", round_)
         if self._correlated is not None:
             return self._correlated.privatise(
                 found.total,
@@ -346,6 +376,7 @@ class _Loop:
             seconds=seconds,
             bytes_up=found.bytes_up,
             bytes_down=found.bytes_down,
+            notes=_notes(state),
         )
 
     def _epsilon(self, rounds: int) -> float:
@@ -358,6 +389,13 @@ class _Loop:
         turns = soonest(rounds=rounds, size=self._terms.cohort, users=self._census.users)
         spends = [one for turn in turns for one in self._plan.charged(turn, by=rounds)]
         return epsilon_of(spends, delta=self._plan.delta)
+
+
+def _notes(state: State) -> dict[str, float]:
+    """Return what a round released beside the model, for the journal."""
+    found = {f"devices_{name}": value for name, value in measurements(state).items()}
+    moved = state.optimiser.get(CLIP)
+    return found if moved is None else {**found, "next_clip_norm": float(moved)}
 
 
 def _run_digest(census: Census, method: Method, plan: Plan, terms: Terms, seed: int) -> str:

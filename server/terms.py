@@ -66,14 +66,15 @@ def settle(
     Raises:
         ConfigError: The settings cannot be had for this population.
     """
-    from shared.algorithms.methods import build
+    from shared.algorithms.methods import build, measured
     from shared.privacy.calibration import make_plan
 
     rooms = ("model.", "algorithm.")
     public = {k: v for k, v in settings.to_flat().items() if k.startswith(rooms)}
     method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=public)
-    algorithm = build(method.model, method.algorithm, public, census.n_items, features=features)
-    terms = _terms(settings, census)
+    terms, share = _terms(settings, census), settings.privacy.metrics_share
+    learner = build(method.model, method.algorithm, public, census.n_items, features=features)
+    algorithm = measured(learner, rounds=terms.rounds, share=share)
     plan = make_plan(
         settings.privacy,
         users=census.users,
@@ -93,7 +94,7 @@ def settle(
 def _terms(settings: "Settings", census: Census) -> Terms:
     training = settings.training
     return Terms(
-        rounds=training.rounds,
+        rounds=training.rounds + (settings.privacy.metrics_share > 0.0),
         cohort=cohort_size(users=census.users, share=training.cohort),
         quorum=training.quorum,
         deadline=training.deadline,

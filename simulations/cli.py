@@ -77,7 +77,9 @@ def simulate(
         str | None, typer.Option(help="Who adds the noise: distributed, central or local.")
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the run.")] = None,
-    delta: Annotated[float | None, typer.Option(help="0 picks it from the users.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Picked from the number of users if absent.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Most rounds of the run.")] = None,
     seed: Annotated[int | None, typer.Option(help="Never reaches protective noise.")] = None,
     users_per_node: Annotated[

@@ -176,6 +176,12 @@ def _facts(result: Result) -> list[str]:
             f"  noise multiplier {privacy['noise_multiplier']:.4g}, "
             f"clip norm {privacy['clip_norm']:g}",
         ]
+    if measured := result.get("measured_by_devices"):
+        lines.append(
+            "devices measured the final model, for their share of that epsilon: hit rate@10 "
+            f"{measured['hit_rate@10']:.4f}, NDCG@10 {measured['ndcg@10']:.4f} "
+            f"(noise {measured['noise']:.4f})"
+        )
     lines += [
         f"per user: {_bytes(cost['bytes_up_per_user'])} up, "
         f"{_bytes(cost['bytes_down_per_user'])} down over {result['rounds']} rounds",

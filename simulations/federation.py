@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from client.app import app as client_app
 from server.app import application
 from server.census import Census
+from server.journal import Journal
 from server.terms import Features, settle
 from shared.algorithms.base import Algorithm
+from shared.algorithms.measured import measurements
 from shared.config import Settings
 from shared.data.queries import Split
 from shared.errors import BudgetError, ConfigError, MissingExtraError
@@ -46,8 +48,9 @@ class Learned:
         rounds: Rounds that were absorbed.
         spends: What the device that was charged most was charged.
         head: The end of the ledger when the run was over.
-        bytes_up: Payload that one device sends in a round.
-        bytes_down: Payload that one device receives in a round.
+        bytes_up: Payload that one device sends over the run.
+        bytes_down: Payload that one device receives over the run.
+        measured: What the devices measured of the model, and the noise in it; may be empty.
     """
 
     tensors: Tensors = field(repr=False)
@@ -56,6 +59,7 @@ class Learned:
     head: Head
     bytes_up: int
     bytes_down: int
+    measured: dict[str, float]
 
 
 class Federation:
@@ -132,8 +136,8 @@ class Federation:
             rounds=watch.last.round,
             spends=spends,
             head=head,
-            bytes_up=watch.last.bytes_up,
-            bytes_down=watch.last.bytes_down,
+            **_traffic(out, self.plan),
+            measured=measurements(watch.last.state),
         )
 
     def _run_config(self, out: Path, resume: bool) -> dict[str, Any]:
@@ -182,6 +186,16 @@ class Federation:
             )
         if errors:
             raise errors[0]
+
+
+def _traffic(out: Path, plan: Plan) -> dict[str, int]:
+    """Return what one device sent and received, of the rounds in the journal, on average."""
+    lines = Journal(out / "metrics.jsonl").read()
+    part = plan.answers / plan.rounds
+    return {
+        name: round(part * sum(int(str(line[name])) for line in lines))
+        for name in ("bytes_up", "bytes_down")
+    }
 
 
 class _Elsewhere:

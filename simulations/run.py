@@ -109,7 +109,7 @@ def measure(
     check_claim(federation.plan)
     prepare(place, manifest(settings, dataset=_dataset_block(job)), resume=resume)
     display.announce(f"run directory: {place}")
-    display.begin(settings.training.rounds)
+    display.begin(federation.plan.rounds)
     try:
         learned = federation.learn(out=place, resume=resume, display=display, meter=meter)
         scores = _scores(job, federation, learned)
@@ -187,23 +187,23 @@ def _result(
     """Put the answer together."""
     settings, plan = job.settings, federation.plan
     ours = _scorer(federation.algorithm.model, learned.tensors)
-    rounds, times = learned.rounds, min(learned.rounds, plan.answers)
     return {
         "dataset": _dataset_block(job),
         "protocol": settings.protocol,
         "model": settings.model.name,
         "algorithm": settings.algorithm.name,
-        "rounds": rounds,
+        "rounds": learned.rounds,
         "seed": settings.seed,
         "test": _block(scores["test"]),
         "validation": _block(job.measure(ours, job.split.validation)),
+        "measured_by_devices": learned.measured or None,
         "baselines": {name: _block(scores.get(name)) for name in BASELINES},
         "privacy": privacy_block(plan, spends=learned.spends, head=learned.head),
         "cost": {
             "seconds": meter.seconds,
             "client_updates_per_core_second": meter.updates_per_core_second,
-            "bytes_up_per_user": learned.bytes_up * times,
-            "bytes_down_per_user": learned.bytes_down * times,
+            "bytes_up_per_user": learned.bytes_up,
+            "bytes_down_per_user": learned.bytes_down,
             "peak_rss_mb": peak_rss_mb(),
         },
         "confidence": {
@@ -221,7 +221,8 @@ def _private_popularity(job: _Job) -> Scorer:
     table = job.settings.to_table()
     table |= {"model": {"name": "popularity"}, "algorithm": {"name": "popularity"}}
     table["training"] |= {"rounds": 1, "cohort": 1.0}
-    table["privacy"] |= {"separation": 1, "bands": 0}
+    plain = {"metrics_share": 0.0, "clip_quantile": 0.0, "separation": 1, "bands": 0}
+    table["privacy"] |= plain
     settings = Settings.from_table(table)
     catalogue = job.dataset.items.digest
     federation = Federation(settings=settings, split=job.split, catalogue=catalogue)

@@ -207,6 +207,7 @@ def federate(
     app: Any = client_app,
     method: Method = METHOD,
     make: Any = build,
+    make_server: Any = lambda learner: learner,
     ledger: Any = None,
     replies: Path | None = None,
     directory: Path | None = None,
@@ -225,7 +226,7 @@ def federate(
         return run_rounds(
             grid,
             census=census,
-            algorithm=make(*parts),
+            algorithm=make_server(make(*parts)),
             method=method,
             plan=made if run_plan is None else run_plan,
             terms=Terms(rounds=rounds, cohort=size, quorum=quorum, deadline=deadline),

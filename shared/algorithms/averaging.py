@@ -210,17 +210,19 @@ class Averaging(Alike):
         past = state.optimiser.get("weights.items", np.zeros(0))
         weights = np.zeros(step)
         weights[: len(past)], weights[-1] = past, self._weight(step, plan)
-        deviation = plan.weighted_deviation(weights.tolist(), blocks=state.blocks)
+        # Noise follows the clip norm, which may have moved since: weights are kept times it.
+        now = (weights / plan.clip_norm).tolist()
+        deviation = plan.weighted_deviation(now, blocks=state.blocks)
         shrunk = start + shrink_rows(moved["items"] - start, variance=deviation**2)
         kept = {"raw.items": moved["items"], "start.items": start, "weights.items": weights}
         return State(tensors={**moved, "items": shrunk}, optimiser={**moments, **kept}, round=step)
 
     def _weight(self, round_: int, plan: Plan) -> float:
-        """Return by what the noise in the sum of a round moves an item row (public)."""
+        """Return by what noise of one clip norm in a round's sum moves an item row (public)."""
         rate = learning_rate(self.config.server, step=round_, steps=plan.rounds)
         if plan.unit is Unit.INTERACTION:
             rate *= self._blocks(round_, plan)["items"].rate
-        return rate / plan.expected_cohort
+        return rate * plan.clip_norm / plan.expected_cohort
 
     def _draw(self, cohort: Cohort, noise: NoiseSource | None) -> tuple[Slots, list[Batch]]:
         return draw_batches(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
+from shared.algorithms.measured import Measured
 from shared.algorithms.popularity import Popularity, PopularityConfig
 from shared.errors import ConfigError
 from shared.models.base import Model
@@ -20,7 +21,7 @@ from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
 from shared.models.zoo import MODELS
 
-__all__ = ["ALGORITHMS", "build"]
+__all__ = ["ALGORITHMS", "build", "measured"]
 
 
 def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm:
@@ -68,6 +69,15 @@ def build(
     algorithm_config, make_algorithm = ALGORITHMS[algorithm]
     made = make_model(_configured(model_config(), settings, "model"), n_items, features)
     return make_algorithm(_configured(algorithm_config(), settings, "algorithm"), made, n_items)
+
+
+def measured(algorithm: Algorithm, *, rounds: int, share: float) -> Algorithm:
+    """Return the method with a last round in which devices measure, where that has a share.
+
+    Raises:
+        ConfigError: There is no round left to learn in.
+    """
+    return Measured(inner=algorithm, rounds=rounds, share=share) if share else algorithm
 
 
 def _configured(base: Any, settings: Mapping[str, object], prefix: str) -> Any:

@@ -24,11 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError, RunError
-from shared.privacy.bounds import count, number
+from shared.privacy.bounds import BOUNDS, count, number
+from shared.privacy.plan import Plan
 from shared.privacy.release import ClippedUpdate
 from shared.privacy.riders import Rider, Riders
 
-__all__ = ["BELOW", "AdaptiveClip", "attach", "detach", "next_clip", "within"]
+__all__ = [
+    "BELOW",
+    "AdaptiveClip",
+    "adaptive_of",
+    "attach",
+    "detach",
+    "next_clip",
+    "shapes_with_bits",
+    "within",
+]
 
 Array = NDArray[np.float64]
 
@@ -74,6 +84,29 @@ class AdaptiveClip:
     def rider(self) -> Rider:
         """The bit as it rides along; `Riders` takes it together with other riders."""
         return Rider(name=BELOW, size=1, bound=0.5, share=self.share)
+
+
+def adaptive_of(plan: Plan) -> AdaptiveClip | None:
+    """Return how the clip norm of a run moves, within a hundredfold of where it began, or None.
+
+    Args:
+        plan: The plan of the run, whose clip norm is the first one.
+    """
+    if not plan.clip_quantile:
+        return None
+    return AdaptiveClip(
+        quantile=plan.clip_quantile,
+        share=plan.clip_share,
+        least=plan.clip_norm / 100.0,
+        most=min(100.0 * plan.clip_norm, BOUNDS["clip_norm"].high),
+    )
+
+
+def shapes_with_bits(
+    plan: Plan, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of one contribution, with the bit that moves the clip norm if one does."""
+    return {**shapes, **({BELOW: (1,)} if plan.clip_quantile else {})}
 
 
 def attach(clipped: ClippedUpdate, *, adaptive: AdaptiveClip) -> ClippedUpdate:

@@ -30,7 +30,9 @@ class Bound:
 
 BOUNDS = {
     "epsilon": Bound(high=100.0, advice="choose 0.5 to 10, or unit=none for no protection"),
-    "delta": Bound(high=1.0, open=True, advice="use 0 for the default, or at most 1/users"),
+    "delta": Bound(
+        high=1.0, open=True, advice="leave it out for the default, or take at most 1/users"
+    ),
     "clip_norm": Bound(high=1e6, advice="choose a bound near the norm of one contribution"),
     "noise_multiplier": Bound(high=1e9, advice="let epsilon choose it, or use unit=none"),
     "sampling_rate": Bound(high=1.0, advice="use 1 where everyone takes part"),

@@ -143,6 +143,9 @@ def make_plan(
         expected_cohort=cohort,
         noise=config.noise,
         shares=() if config.unit is Unit.INTERACTION else shares,
+        clip_quantile=config.clip_quantile,
+        clip_share=config.clip_share if config.clip_quantile else 0.0,
+        metrics_share=config.metrics_share,
         separation=config.separation,
         bands=bands,
         **_silent(config, cohort),
@@ -186,14 +189,14 @@ def _silent(config: PrivacyConfig, cohort: int) -> dict[str, int]:
     return {"dropouts": dropouts, "colluders": colluders}
 
 
-def _delta(asked: float, users: int) -> float:
+def _delta(asked: float | None, users: int) -> float:
     """The delta asked for, or the rule's; above 1/users it would allow publishing one user."""
-    if asked == 0.0:
+    if asked is None:
         return default_delta(users)
     if asked > 1.0 / users:
         raise ConfigError(
             f"Expected delta <= 1/users = {1.0 / users:.3g}, found {asked:g}; "
-            f"use 0 for the default {default_delta(users):g}."
+            f"leave it out for the default {default_delta(users):g}."
         )
     return asked
 

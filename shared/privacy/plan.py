@@ -56,13 +56,18 @@ class PrivacyConfig:
         unit: What is protected ("user", "interaction", "none").
         trust: Who adds the noise ("distributed", "central", "local").
         epsilon: Budget of one unit over the whole run.
-        delta: Failure probability; 0 means the rule of `accounting.default_delta`.
+        delta: Failure probability; None means the rule of `calibration.default_delta`.
         clip_norm: L2 bound of one unit's contribution to one step; of a user, to one round.
         noise: Source of protective draws: "os" (the only private one), "seeded" or "off".
         dropouts: Share of a cohort that may fall silent in a round (trust "distributed"): the
             noise is enough without them.
         colluders: Share of a cohort that may work with the server (trust "distributed"): their
             noise is not counted.
+        clip_quantile: Share of the users whose contributions shall be within the clip norm, which
+            then moves from round to round (`adaptive_clip`); 0 keeps it fixed.
+        clip_share: Of the budget, in mu^2, for the bits that move the clip norm.
+        metrics_share: Of the budget, in mu^2, for one more round in which devices measure the
+            final model; 0 measures nothing.
         separation: A device takes part at most once in any so many consecutive rounds, and
             refuses to come sooner; 1 allows every round (unit "user").
         bands: Rounds over which noise is correlated (`correlated`): 1 is independent noise, 0 as
@@ -76,11 +81,14 @@ class PrivacyConfig:
     unit: Unit = Unit.INTERACTION
     trust: Trust = Trust.LOCAL
     epsilon: float = 8.0
-    delta: float = 0.0
+    delta: float | None = None
     clip_norm: float = 0.3
     noise: str = "os"
     dropouts: float = 0.05
     colluders: float = 0.05
+    clip_quantile: float = 0.0
+    clip_share: float = 0.01
+    metrics_share: float = 0.0
     separation: int = 1
     bands: int = 0
 
@@ -90,9 +98,10 @@ class PrivacyConfig:
             share = getattr(self, name)
             if not 0.0 <= share < 0.5:
                 raise ConfigError(f"Expected a share {name}={share} of a cohort in [0, 0.5).")
+        _check_parts(self)
         object.__setattr__(self, "epsilon", number("epsilon", self.epsilon))
-        delta = 0.0 if _is_zero(self.delta) else number("delta", self.delta)
-        object.__setattr__(self, "delta", delta)
+        if self.delta is not None:
+            object.__setattr__(self, "delta", number("delta", self.delta))
         object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
         _check_separation(self, bands=self.bands or self.separation)
 
@@ -120,6 +129,9 @@ class Plan:
             empty where all rounds are alike.
         dropouts: Users of a cohort without whom the noise is still enough (trust distributed).
         colluders: Users of a cohort whose noise is not counted (trust distributed).
+        clip_quantile: As in the request; with it `clip_norm` is that of one round.
+        clip_share: As in the request.
+        metrics_share: As in the request; the last round is then a measurement.
         separation: Least distance in rounds of two participations; devices refuse to come sooner.
         bands: Rounds over which the noise is correlated; 1 for independent noise. The multiplier
             is then of the fresh draws.
@@ -143,6 +155,9 @@ class Plan:
     shares: tuple[float, ...] = ()
     dropouts: int = 0
     colluders: int = 0
+    clip_quantile: float = 0.0
+    clip_share: float = 0.0
+    metrics_share: float = 0.0
     separation: int = 1
     bands: int = 1
 
@@ -160,6 +175,7 @@ class Plan:
             for name in ("epsilon", "delta", "noise_multiplier"):
                 object.__setattr__(self, name, number(name, getattr(self, name)))
         self._check_shares()
+        _check_parts(self)
         if self.unit is Unit.USER and (self.sampling_rate, self.steps_per_round) != (1.0, 1):
             raise ConfigError(
                 "Expected sampling_rate=1 and steps_per_round=1 with unit=user, found "
@@ -170,7 +186,7 @@ class Plan:
         if self.bands > 1 and self.shares:
             raise ConfigError(
                 "Expected no shares of the budget by round where noise is correlated; set "
-                "privacy.bands=1."
+                "privacy.bands=1 or choose another algorithm."
             )
 
     def _check_shares(self) -> None:
@@ -313,9 +329,10 @@ class Plan:
         """Return the standard deviation of the noise on one value of a round's sum.
 
         It is public. With trust=distributed all of the cohort are taken to answer; with
-        unit=interaction it is that of steps of length 1. With several bands it is the marginal
-        one: noises of different rounds are then correlated, and only `weighted_deviation` says
-        what is in a sum over rounds.
+        unit=interaction it is that of steps of length 1. What rides along in the release for a
+        share of its budget is taken off before. With several bands it is the marginal one: noises
+        of different rounds are then correlated, and only `weighted_deviation` says what is in a
+        sum over rounds.
         """
         if self.bands > 1:
             return self.weighted_deviation((*[0.0] * (round - 1), 1.0))
@@ -341,6 +358,8 @@ class Plan:
     def _fresh_deviation(self, round: int) -> float:
         """Return the standard deviation of what is drawn for one value of a round's sum."""
         once = self.multiplier(round) * self.clip_norm
+        if self.clip_quantile:
+            once /= math.sqrt(1.0 - self.clip_share)
         if self.unit is Unit.INTERACTION:
             return once * math.sqrt(self.expected_cohort * self.steps_per_round)
         draws = {
@@ -382,6 +401,25 @@ def _check_separation(settings: PrivacyConfig | Plan, *, bands: int) -> None:
             f"Expected separation=1 with unit={settings.unit} and trust={settings.trust}, found "
             f"{settings.separation}; it is for unit=user with trust=central or distributed."
         )
+    if bands > 1 and (settings.clip_quantile or settings.metrics_share):
+        raise ConfigError(
+            "Expected clip_quantile=0 and metrics_share=0 where noise is correlated: all rounds "
+            "must be of one kind and one clip norm; set privacy.bands=1."
+        )
+
+
+def _check_parts(settings: PrivacyConfig | Plan) -> None:
+    """Refuse parts of the budget that cannot be had."""
+    for name in ("clip_quantile", "clip_share", "metrics_share"):
+        if not 0.0 <= getattr(settings, name) < 1.0:
+            raise ConfigError(f"Expected {name}={getattr(settings, name)} in [0, 1).")
+    if settings.unit is Unit.INTERACTION and (settings.clip_quantile or settings.metrics_share):
+        raise ConfigError(
+            "Expected clip_quantile=0 and metrics_share=0 with unit=interaction: one interaction "
+            "can change a norm or a metric by any amount; use unit=user."
+        )
+    if settings.clip_quantile and not settings.clip_share:
+        raise ConfigError("Expected clip_share > 0 with clip_quantile: its bits are paid for.")
 
 
 def _named(kind: type[Name], setting: str, value: str) -> Name:
@@ -393,7 +431,3 @@ def _named(kind: type[Name], setting: str, value: str) -> Name:
 
 def _unknown(setting: str, value: object, known: tuple[str, ...]) -> str:
     return f"Unknown {setting}={value}; use one of {', '.join(known)}."
-
-
-def _is_zero(value: object) -> bool:
-    return not isinstance(value, bool) and value == 0

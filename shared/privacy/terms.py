@@ -51,7 +51,8 @@ class Terms:
         epsilon: Budget of one unit; None without protection.
         delta: Failure probability; None without protection.
         clip_norm: L2 bound of one unit's contribution to one step.
-        clip_policy: How the bound was chosen ("fixed").
+        clip_policy: How the bound was chosen: "fixed", or after which quantile it moves.
+        metrics_share: Part of the budget, in mu^2, for the devices' measurement of the model.
         noise_multiplier: Claimed noise; None without protection.
         sampling_rate: Claimed sampling rate, by the device's own coin.
         steps_per_round: Noised steps in one participation.
@@ -81,6 +82,7 @@ class Terms:
     noise: str
     shares: tuple[float, ...]
     honest: int | None
+    metrics_share: float
     separation: int
     bands: int
     mechanism: str | None
@@ -95,7 +97,7 @@ class Terms:
             epsilon=plan.epsilon if protected else None,
             delta=plan.delta if protected else None,
             clip_norm=plan.clip_norm,
-            clip_policy="fixed",
+            clip_policy=_clip_policy(plan),
             noise_multiplier=plan.noise_multiplier if protected else None,
             sampling_rate=plan.sampling_rate,
             steps_per_round=plan.steps_per_round,
@@ -105,6 +107,7 @@ class Terms:
             noise=plan.noise,
             shares=plan.shares,
             honest=plan.honest if plan.trust is Trust.DISTRIBUTED and protected else None,
+            metrics_share=plan.metrics_share,
             separation=plan.separation,
             bands=plan.bands,
             mechanism=_mechanism(plan),
@@ -118,6 +121,15 @@ class Terms:
 def _mechanism(plan: Plan) -> str | None:
     name = MECHANISMS.get(f"{plan.unit}/{plan.trust}")
     return name + CORRELATED if name and plan.bands > 1 else name
+
+
+def _clip_policy(plan: Plan) -> str:
+    if not plan.clip_quantile:
+        return "fixed"
+    return (
+        f"follows the {plan.clip_quantile:g} quantile of the norms, whose bits take "
+        f"{plan.clip_share:g} of each round's mu^2"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -130,6 +130,9 @@ PLAN: dict[str, type] = {
     "shares": list,
     "dropouts": int,
     "colluders": int,
+    "clip_quantile": float,
+    "clip_share": float,
+    "metrics_share": float,
     "separation": int,
     "bands": int,
 }

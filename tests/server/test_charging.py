@@ -20,7 +20,7 @@ from shared.privacy.verification import cross_check, read_ledger
 PLAN = private_plan(rounds=2)
 TIGHT = replace(PLAN, epsilon=epsilon_of([PLAN.total_spend], delta=PLAN.delta))
 ROUND: dict[str, Any] = {"run": "r", "round": 1, "state": "s", "people": np.arange(3)}
-ROUND |= {"purpose": "train"}
+ROUND |= {"purpose": "train", "clip_norm": PLAN.clip_norm}
 
 
 def test_a_round_is_charged_before_it_is_ordered_and_a_repeated_one_is_charged_once(

@@ -105,6 +105,39 @@ def test_impossible_requests(words: list[str], part: str) -> None:
     assert part in refused("simulate", *words)
 
 
+NONSENSE = {
+    "privacy.epsilon": ["0", "-1", "nan", "inf"],
+    "privacy.delta": ["0", "-1e-5", "1", "2", "nan", "inf"],
+    "privacy.clip_norm": ["0", "-1", "nan", "inf"],
+    "privacy.noise": ["inf", "'none'"],
+    "privacy.dropouts": ["0.5", "-0.1", "nan"],
+    "privacy.colluders": ["0.5", "inf"],
+    "privacy.clip_quantile": ["1", "nan"],
+    "privacy.metrics_share": ["1", "-0.1"],
+    "training.rounds": ["0", "-3"],
+    "training.cohort": ["0", "1.5", "nan"],
+}
+
+
+@pytest.mark.parametrize("unit", ["user", "interaction"])
+@pytest.mark.parametrize("setting", NONSENSE)
+def test_bad_numbers_are_refused_before_any_data_is_read(setting: str, unit: str) -> None:
+    """The data set does not exist, and nobody gets as far as to notice."""
+    for value in NONSENSE[setting]:
+        words = ("--unit", unit, "--dataset", "/nowhere.csv", "--set", f"{setting}={value}")
+        message = refused("simulate", *words)
+        assert setting.split(".")[1] in message, (value, message)
+        assert "nowhere" not in message
+
+
+def test_delta_above_one_over_users_is_refused_before_anything_runs(
+    tmp_path: Path, words: list[str]
+) -> None:
+    asked = [*words, "--out", str(tmp_path / "out"), "--delta", "0.4"]
+    assert "delta <= 1/users" in refused(*asked)
+    assert not (tmp_path / "out").exists()
+
+
 def test_resume_of_an_empty_directory(tmp_path: Path) -> None:
     message = refused("simulate", "--resume", "--out", str(tmp_path))
     assert "Nothing to resume" in message
@@ -145,6 +178,7 @@ KEYS = {
     "privacy",
     "cost",
     "confidence",
+    "measured_by_devices",
 }
 
 

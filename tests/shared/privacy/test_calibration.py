@@ -131,7 +131,7 @@ def test_impossible_plans_are_refused(changes: dict[str, object], words: str) ->
 
 
 def test_delta_above_one_over_users_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"1/users.*use 0 for the default 1e-05"):
+    with pytest.raises(ConfigError, match=r"1/users.*leave it out for the default 1e-05"):
         plan(PrivacyConfig(delta=0.002))
     assert plan(PrivacyConfig(delta=0.001)).delta == 0.001
 

@@ -75,7 +75,7 @@ def test_config_refuses_ends(name: str, value: float) -> None:
 
 
 def test_config_takes_plain_strings() -> None:
-    config = PrivacyConfig(unit="none", trust="central", delta=0, epsilon=3)  # type: ignore[arg-type]
+    config = PrivacyConfig(unit="none", trust="central", epsilon=3)  # type: ignore[arg-type]
     assert (config.unit, config.trust) == (Unit.NONE, Trust.CENTRAL)
     assert isinstance(config.epsilon, float)
 
