@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from server.census import Census, cohorts, soonest
 from server.collection import Collected, collect
 from server.journal import Observer, RoundReport
+from server.noising import Noising
 from server.record import Companions, Record
 from server.secure_collection import collect_masked
 from server.terms import Method, Terms
@@ -30,14 +31,10 @@ from shared.algorithms.base import Algorithm, Shapes, State
 from shared.algorithms.measured import measurements
 from shared.errors import RunError
 from shared.privacy.adaptive_clip import adaptive_of, detach, next_clip, shapes_with_bits
-from shared.privacy.correlated import CorrelatedNoise
 from shared.privacy.distributed import Layout, noise_shares, opened
-from shared.privacy.gaussian import privatise_total
 from shared.privacy.plan import Plan, Trust, Unit
-from shared.privacy.release import Release
 from shared.privacy.secure_sum.traffic import traffic
 from shared.protocol import Order, canonical, pack, state_digest
-from shared.randomness import noise_source
 
 __all__ = ["run_rounds"]
 
@@ -122,10 +119,7 @@ class _Loop:
         self._census = census
         self._plan = plan
         self._terms = terms
-        self._correlated: CorrelatedNoise | None = None
-        if self._noises and plan.bands > 1:
-            source = noise_source(plan.noise, seed)
-            self._correlated = CorrelatedNoise(bands=plan.bands, source=source)
+        self._noising = Noising(plan, seed=seed) if self._noises else None
         self._order = Order(
             run=run,
             round=0,
@@ -183,7 +177,7 @@ class _Loop:
 
     def _afresh(self, state: State) -> State:
         """Note where correlated noise begins again after a restart, which forgot its memory."""
-        if self._correlated is None or not state.round:
+        if self._noising is None or not self._noising.remembers or not state.round:
             return state
         return replace(state, blocks=(*state.blocks, state.round + 1))
 
@@ -338,30 +332,15 @@ class _Loop:
 
     def _released(self, found: Collected, plan: Plan, round_: int) -> Collected:
         """Turn the sum into its one release: noised by a trusted server, or off the grid."""
-        if self._noises:
-            return replace(found, total=self._noised(found, plan, round_).tensors)
+        if self._noising is not None:
+            release = self._noising.release(found.total, users=found.users, plan=plan, round=round_)
+            return replace(found, total=release.tensors)
         if not self._shares_noise:
             return found
         layout = Layout(shapes=self._shapes(round_))
         shares = noise_shares(plan, round=round_, layout=layout)
         realised = shares.realised(found.users - plan.colluders)
         return replace(found, total=opened(found.total, shares), realised=realised)
-
-    def _noised(self, found: Collected, plan: Plan, round_: int) -> Release:
-        """Add a trusted server's noise: fresh, or what takes back some of the rounds before."""
-        keys = ("central", round_)
-        if self._correlated is not None:
-            return self._correlated.privatise(
-                found.total,
-                users=found.users,
-                plan=plan,
-                noise_multiplier=plan.multiplier(round_),
-                keys=keys,
-            )
-        source = noise_source(plan.noise, self._order.seed)
-        return privatise_total(
-            found.total, users=found.users, plan=plan, noise=source, round=round_, keys=keys
-        )
 
     def report(self, state: State, found: Collected, *, seconds: float) -> RoundReport:
         """Return what an observer sees."""
@@ -387,8 +366,7 @@ class _Loop:
         from shared.privacy.accounting import epsilon_of
 
         turns = soonest(rounds=rounds, size=self._terms.cohort, users=self._census.users)
-        spends = [one for turn in turns for one in self._plan.charged(turn, by=rounds)]
-        return epsilon_of(spends, delta=self._plan.delta)
+        return epsilon_of([self._plan.spend(turn) for turn in turns], delta=self._plan.delta)
 
 
 def _notes(state: State) -> dict[str, float]:

@@ -191,7 +191,7 @@ class Federation:
 def _traffic(out: Path, plan: Plan) -> dict[str, int]:
     """Return what one device sent and received, of the rounds in the journal, on average."""
     lines = Journal(out / "metrics.jsonl").read()
-    part = plan.answers / plan.rounds
+    part = plan.participations / plan.rounds
     return {
         name: round(part * sum(int(str(line[name])) for line in lines))
         for name in ("bytes_up", "bytes_down")

@@ -142,5 +142,5 @@ def _bytes(algorithm: Algorithm, plan: Plan) -> dict[str, int]:
             up, down = up + sent, down + received
         else:
             up += asked * wire_type(plan).itemsize
-    share = plan.answers / plan.rounds
+    share = plan.participations / plan.rounds
     return {"bytes_up_per_user": round(up * share), "bytes_down_per_user": round(down * share)}

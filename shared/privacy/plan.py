@@ -17,7 +17,6 @@ from shared.errors import ConfigError
 from shared.privacy.accounting import Spend
 from shared.privacy.bands import (
     check_bands,
-    echo_spend,
     participation_spend,
     sensitivity,
     weighted_norm,
@@ -231,7 +230,7 @@ class Plan:
         return self.noise_multiplier / math.sqrt(self.shares[round - 1] * self.rounds)
 
     def spend(self, round: int) -> Spend:
-        """Return what taking part in a round, from 1, costs one unit; echoes are included.
+        """Return what taking part in a round, from 1, costs one unit in all.
 
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
@@ -257,27 +256,6 @@ class Plan:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
         return tuple(self.spend(1 + turn * self.separation) for turn in range(rounds))
-
-    def charged(self, turn: int, *, by: int) -> tuple[Spend, ...]:
-        """Return what a participation in round `turn` was charged by the end of round `by`.
-
-        Where devices send echoes, each is charged in its own round.
-
-        Raises:
-            ConfigError: The plan protects nothing, so there is nothing to account.
-        """
-        if not self.echoes:
-            return (self.spend(turn),)
-        sent = min(self.bands, by - turn + 1)
-        return tuple(self.echo(since) for since in range(sent))
-
-    def echo(self, since: int) -> Spend:
-        """Return what a device pays in the round `since` rounds after it took part (`echoes`).
-
-        Raises:
-            ConfigError: There is no echo after so many rounds.
-        """
-        return echo_spend(noise_multiplier=self.noise_multiplier, since=since, bands=self.bands)
 
     @property
     def total_spend(self) -> Spend:
@@ -314,16 +292,6 @@ class Plan:
     def honest(self) -> int:
         """Fewest users in the sum of a round whose noise counts (trust distributed)."""
         return self.minimum - self.colluders
-
-    @property
-    def echoes(self) -> bool:
-        """Whether devices send their contribution again, in part, in the rounds after it."""
-        return self.bands > 1 and self.trust is Trust.DISTRIBUTED
-
-    @property
-    def answers(self) -> int:
-        """Most rounds in which one device sends anything."""
-        return min(self.rounds, self.participations * (self.bands if self.echoes else 1))
 
     def sum_deviation(self, round: int) -> float:
         """Return the standard deviation of the noise on one value of a round's sum.
@@ -400,6 +368,11 @@ def _check_separation(settings: PrivacyConfig | Plan, *, bands: int) -> None:
         raise ConfigError(
             f"Expected separation=1 with unit={settings.unit} and trust={settings.trust}, found "
             f"{settings.separation}; it is for unit=user with trust=central or distributed."
+        )
+    if bands > 1 and settings.trust is Trust.DISTRIBUTED:
+        raise ConfigError(
+            "Expected trust=central where noise is correlated, found trust=distributed, under "
+            "which devices cannot yet do so in a run; set privacy.bands=1 for independent noise."
         )
     if bands > 1 and (settings.clip_quantile or settings.metrics_share):
         raise ConfigError(
