@@ -25,6 +25,8 @@ release that costs it \(\mu_j^2 = c_j^2 / z^2\) (`echo_spend`), in sum what the 
 echo that stays away costs utility alone. Where contributions are rounded to a grid, the bound of
 an echo is the one of `quantisation` for the clip norm c_j S: rounding does not shrink with c_j.
 
+Runs have the central half; under distributed trust `Plan` refuses more than one band for now.
+
 Rms noise of the running sum in clip norms, delta 1e-6, separation = bands:
 
     rounds  separation  epsilon  independent  correlated

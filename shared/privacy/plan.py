@@ -69,8 +69,8 @@ class PrivacyConfig:
             final model; 0 measures nothing.
         separation: A device takes part at most once in any so many consecutive rounds, and
             refuses to come sooner; 1 allows every round (unit "user").
-        bands: Rounds over which noise is correlated (`correlated`): 1 is independent noise, 0 as
-            many as the separation allows.
+        bands: Rounds over which noise is correlated (`correlated`; trust "central"): 1 is
+            independent noise, 0 as many as the separation allows.
 
     Raises:
         ConfigError: A number is not finite or out of range, a name is unknown, or the unit and
