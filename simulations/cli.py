@@ -1,4 +1,4 @@
-"""The `fedrec` command: `simulate`, `audit`, `data inspect`, `data fetch`, `version`.
+"""The `fedrec` command: `simulate`, `compare`, `report`, `audit`, `data ...`, `version`.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 budget exhausted or consent missing,
 4 verification failed, 130 interrupted. With `--json` standard output is one JSON object; progress,
@@ -137,6 +137,77 @@ def _show_plan(settings: "Settings", *, as_json: bool) -> None:
         _show_json(found)
     else:
         show_forecast(found)
+
+
+@app.command()
+def compare(
+    config: Annotated[
+        list[Path] | None, typer.Argument(help="Settings as TOML; each is a curve.")
+    ] = None,
+    models: Annotated[str, typer.Option(help="Models for each file, such as mf,popularity.")] = "",
+    epsilons: Annotated[str, typer.Option(help="Budgets, such as none,10,3,1,0.5.")] = "",
+    seeds: Annotated[str, typer.Option(help="Each run is repeated with these.")] = "0,1,2",
+    baselines: Annotated[
+        str, typer.Option(help="Central: popularity,item-knn,ease,ials,bpr,sasrec; none if empty.")
+    ] = "popularity,item-knn,ease",
+    reference: Annotated[
+        str | None, typer.Option(help="Row that differences are taken to; the first one if absent.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="ml-100k, ml-1m, synthetic, a folder or a file.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")
+    ] = None,
+    buckets: Annotated[
+        bool, typer.Option("--buckets", help="Also print who pays: by activity and popularity.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory; what is finished in it is not run again.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare models, budgets and seeds with each other and with central baselines."""
+    with _reported(debug=debug):
+        from simulations.comparison import compare_and_write
+        from simulations.lineup import lineup, names, whole_numbers
+
+        lines = lineup(
+            configs=config or [],
+            models=names(models, option="--models"),
+            epsilons=names(epsilons, option="--epsilons"),
+            seeds=whole_numbers(seeds, option="--seeds"),
+            flags={} if dataset is None else {"data.dataset": dataset},
+            assignments=assign or [],
+        )
+        found = compare_and_write(
+            lines=lines,
+            baselines=names(baselines, option="--baselines"),
+            reference=reference,
+            out=out,
+            show=not as_json,
+            buckets=buckets,
+        )
+        if as_json:
+            _show_json(found)
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the page `report.html` of a finished run anew."""
+    with _reported(debug=debug):
+        from simulations.report.page import write_report
+
+        place = write_report(path)
+        if as_json:
+            _show_json({"report": str(place)})
+        else:
+            typer.echo(place)
 
 
 @app.command()

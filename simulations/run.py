@@ -24,6 +24,7 @@ from simulations.cost import Meter, peak_rss_mb
 from simulations.directory import default_name, manifest, prepare, read_json, vacant, write_json
 from simulations.display import Display
 from simulations.federation import Federation, Learned
+from simulations.report.page import write_report
 from simulations.spending import check_claim, privacy_block
 
 __all__ = ["load_dataset", "measure", "simulate"]
@@ -118,6 +119,7 @@ def measure(
         display.announce(f"To go on: fedrec simulate --resume --out {place}")
         raise
     write_json(place / "result.json", result)
+    write_report(place)
     return scores, result
 
 
