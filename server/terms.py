@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.census import Census, cohort_size, most_participations
-from shared.algorithms.base import Algorithm
+from shared.algorithms.base import Algorithm, check_alike
 from shared.errors import ConfigError
 from shared.privacy.adaptive_clip import shapes_with_bits
 from shared.privacy.distributed import Layout, noise_shares
@@ -97,6 +97,7 @@ def settle(
         steps_per_round=algorithm.local_steps,
         shares=algorithm.shares(terms.rounds),
     )
+    check_alike(algorithm, plan)
     if (plan.unit, plan.trust) == (Unit.USER, Trust.DISTRIBUTED):
         _check_sums(algorithm, terms, plan)
     return method, algorithm, terms, plan

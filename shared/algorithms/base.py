@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data.interactions import Interactions
+from shared.errors import ConfigError
 from shared.models.base import Model
 from shared.privacy.plan import Plan
 from shared.privacy.release import LocalUpdate, Release
 from shared.randomness import NoiseSource
 
-__all__ = ["Algorithm", "Alike", "Cohort", "Memory", "Shapes", "State"]
+__all__ = ["Algorithm", "Alike", "Cohort", "Memory", "Shapes", "State", "check_alike"]
 
 Array = NDArray[np.float64]
 Memory = Mapping[str, Array]
@@ -52,11 +53,13 @@ class State:
         tensors: The global model, sent to devices.
         optimiser: Server-side moments and the like, never sent.
         round: Rounds absorbed so far.
+        blocks: Rounds at which correlated noise began afresh (`Plan.weighted_deviation`).
     """
 
     tensors: Mapping[str, Array] = field(repr=False)
     optimiser: Mapping[str, Array] = field(repr=False)
     round: int
+    blocks: tuple[int, ...] = (1,)
 
 
 class _Modelled(Protocol):
@@ -144,3 +147,22 @@ class Algorithm(Protocol):
         Denominators are public: `plan.expected_cohort`, never the number of replies.
         """
         ...
+
+
+def check_alike(algorithm: Algorithm, plan: Plan) -> None:
+    """Refuse correlated noise where rounds differ: the ledger keeps users apart by purpose.
+
+    Raises:
+        ConfigError: Rounds release different tensors, or for different purposes.
+    """
+    if plan.bands == 1:
+        return
+    rounds = range(1, plan.rounds + 1)
+    shapes = [dict(algorithm.asked(round_)) for round_ in rounds]
+    if len({algorithm.purpose(round_) for round_ in rounds}) > 1 or shapes != shapes[:1] * len(
+        shapes
+    ):
+        raise ConfigError(
+            "Expected rounds of one purpose and the same tensors where noise is correlated; set "
+            "privacy.bands=1 or choose another algorithm."
+        )
