@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
+from shared.algorithms.gradient import Gradient, GradientConfig
 from shared.algorithms.popularity import Popularity, PopularityConfig
 from shared.errors import ConfigError
 from shared.models.base import Model
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
+from shared.models.sequence import SequenceModel
 from shared.models.zoo import MODELS
 
 __all__ = ["ALGORITHMS", "build"]
@@ -29,6 +31,12 @@ def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm
     return Averaging(model=model, config=config)
 
 
+def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, SequenceModel):
+        raise ConfigError("algorithm=gradient learns model=gru or sasrec; choose one of them.")
+    return Gradient(model=model, config=config)
+
+
 def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorithm:
     if not isinstance(model, PopularityModel):
         raise ConfigError("algorithm=popularity learns model=popularity; choose that model.")
@@ -37,6 +45,7 @@ def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorit
 
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
+    "gradient": (GradientConfig, _gradient),
     "popularity": (PopularityConfig, _popularity),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
