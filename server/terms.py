@@ -66,9 +66,10 @@ def settle(
     Raises:
         ConfigError: The settings cannot be had for this population.
     """
-    from shared.algorithms.methods import build
+    from shared.algorithms.methods import build, check_unit
     from shared.privacy.calibration import make_plan
 
+    check_unit(settings.algorithm.name, settings.privacy.unit)
     rooms = ("model.", "algorithm.")
     public = {k: v for k, v in settings.to_flat().items() if k.startswith(rooms)}
     method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=public)

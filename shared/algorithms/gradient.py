@@ -41,11 +41,6 @@ SCORES = 1 << 24
 AXES: dict[str, int | None] = {"older": None}
 """Parts of a batch that all its users share; the others have an axis of users first."""
 
-INTERACTION = (
-    "algorithm=gradient cannot protect one interaction: it is in every later state of its user, so "
-    "bounding one example bounds nothing; use privacy.unit='user' or 'none'."
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GradientConfig:
@@ -145,7 +140,7 @@ class Gradient(Alike):
         Raises:
             ConfigError: Always.
         """
-        raise ConfigError(INTERACTION)
+        raise ConfigError("Expected unit=user or unit=none for gradients of whole histories.")
 
     def absorb(self, state: State, total: Mapping[str, Array], plan: Plan) -> State:
         """Step along the mean change; the last round may publish the mean of the latest models."""
@@ -209,7 +204,7 @@ class Gradient(Alike):
         moved: dict[str, Torch] = start
         for step in range(self.config.local_steps):
             batch = self._drawn(cohort, plan, step=step)
-            axes = ({n: 0 if step else None for n in start}, {n: AXES.get(n, 0) for n in batch})
+            axes = (dict.fromkeys(start, 0 if step else None), {n: AXES.get(n, 0) for n in batch})
             found = vmap(grad(loss), in_dims=axes)(moved, batch)
             moved = {n: v - self.config.local_rate * found[n] for n, v in moved.items()}
         return {name: value - start[name] for name, value in moved.items()}

@@ -21,8 +21,9 @@ from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
 from shared.models.sequence import SequenceModel
 from shared.models.zoo import MODELS
+from shared.privacy.plan import Unit
 
-__all__ = ["ALGORITHMS", "build"]
+__all__ = ["ALGORITHMS", "WHOLE_USERS", "build", "check_unit"]
 
 
 def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm:
@@ -49,6 +50,22 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "popularity": (PopularityConfig, _popularity),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
+
+WHOLE_USERS = frozenset({"gradient"})
+"""Methods in which one interaction is in many examples: they protect whole users or nobody."""
+
+
+def check_unit(algorithm: str, unit: Unit) -> None:
+    """Refuse a method that cannot protect the unit that is asked for.
+
+    Raises:
+        ConfigError: One interaction is to be protected, and one is in many of its examples.
+    """
+    if unit is Unit.INTERACTION and algorithm in WHOLE_USERS:
+        raise ConfigError(
+            f"algorithm={algorithm} cannot protect one interaction, which is in every later state "
+            "of its user: use privacy.unit='user', or 'none'."
+        )
 
 
 def build(

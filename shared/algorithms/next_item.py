@@ -175,22 +175,25 @@ def losses(
         candidates: What `draw_candidates` returns.
         packed: Leave out what lies behind the windows' lengths, for speed: the same sum.
     """
+    import torch
+
     targets, weights = batch["events"], batch["weights"]
     states = model.states(tensors, {**batch, "events": targets[:, :-1]}, batch.get("masks"))
     if packed:
         inside = weights > 0
         states, targets, weights = states[inside], targets[inside], weights[inside]
     if candidates is None:
-        scores = states @ tensors["items"].T + tensors["bias"]
-        right = scores.gather(-1, targets.unsqueeze(-1))
+        scores, right = states @ tensors["items"].T + tensors["bias"], targets
     else:
-        right = (states * tensors["items"][targets]).sum(dim=-1, keepdim=True)
-        right = right + tensors["bias"][targets].unsqueeze(-1)
-        scores = _sampled(tensors, states, targets, candidates, right)
-    lost = scores.logsumexp(dim=-1) - right.squeeze(-1)
-    if config.smoothing:
-        lost = lost + config.smoothing * (right.squeeze(-1) - scores.mean(dim=-1))
-    return (weights * lost).sum()
+        scores = _sampled(tensors, states, targets, candidates)
+        right = torch.zeros_like(targets)
+    lost = torch.nn.functional.cross_entropy(
+        scores.flatten(0, -2),
+        right.flatten(),
+        reduction="none",
+        label_smoothing=config.smoothing,
+    )
+    return (weights.flatten() * lost).sum()
 
 
 def _sampled(
@@ -198,17 +201,17 @@ def _sampled(
     states: "Torch",
     targets: "Torch",
     candidates: "Torch",
-    right: "Torch",
 ) -> "Torch":
-    """Return the scores of the target and of the sample, which stands for all other items.
+    """Return the scores of the target, first, and of the sample that stands for all other items.
 
     The sum of their exponentials is that of the catalogue in expectation: a sampled item stands
     for (n_items - 1) / (sampled items besides the target) others.
     """
     import torch
 
+    right = (states * tensors["items"][targets]).sum(dim=-1) + tensors["bias"][targets]
     scores = states @ tensors["items"][candidates].T + tensors["bias"][candidates]
     same = targets.unsqueeze(-1) == candidates
     others = (len(candidates) - same.sum(dim=-1, keepdim=True)).to(scores.dtype)
     up = torch.log((len(tensors["bias"]) - 1) / others)
-    return torch.cat([right, (scores + up).masked_fill(same, -math.inf)], dim=-1)
+    return torch.cat([right.unsqueeze(-1), (scores + up).masked_fill(same, -math.inf)], dim=-1)

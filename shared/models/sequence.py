@@ -238,7 +238,7 @@ class SequenceModel:
         within, since = self._decay(width, like=read)
         slots = len(since)
         old = prepared["before"] @ (tensors["items"][prepared["older"]] * math.sqrt(dim))
-        new = (within.reshape(-1, width) @ read).reshape(users, slots, width + 1, dim)
+        new = (within.flatten(0, 1) @ read).reshape(users, slots, width + 1, dim)
         whole = new + since[:, :, None] * old[:, :, None]
         return (whole @ tensors["memory"]).sum(dim=1)
 
