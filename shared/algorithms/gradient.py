@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.algorithms.base import Alike, Cohort, Memory, State
+from shared.algorithms.base import Alike, Cohort, Memory, Shapes, State
 from shared.algorithms.next_item import ExampleConfig, draw_candidates, draw_examples, losses
 from shared.algorithms.optimisers import OptimiserConfig, descend, learning_rate
 from shared.errors import ConfigError
@@ -49,6 +49,8 @@ class GradientConfig:
     Attributes:
         local_steps: Gradient steps of a device in one round, each on all examples of its window.
         local_rate: Learning rate of those steps.
+        train_items: Whether the item table is learned; without it the table stays what it started
+            from, public item content say, and a private run spends its noise on the rest alone.
         examples: Which examples, and their loss.
         server: Descent of the server on the mean change.
         average: Share of the rounds, at their end, whose models the last round averages; 0 none.
@@ -61,6 +63,7 @@ class GradientConfig:
 
     local_steps: int = 1
     local_rate: float = 1.0
+    train_items: bool = True
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     server: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(name="adam", rate=0.003)
@@ -100,6 +103,11 @@ class Gradient(Alike):
         """Public number of local steps in one round."""
         return self.config.local_steps
 
+    def asked(self, round: int) -> Shapes:
+        """Return the shapes of the tensors that are learned."""
+        shapes = self.model.global_shapes
+        return {n: s for n, s in shapes.items() if self.config.train_items or n != "items"}
+
     def start(self, seed: int) -> State:
         """Return the model's initial tensors, no moments."""
         return State(tensors=self.model.initial(seed), optimiser={}, round=0)
@@ -111,7 +119,8 @@ class Gradient(Alike):
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> tuple[LocalUpdate, Memory]:
         """Return each user's change of the whole model, and no memory."""
         users = cohort.histories.n_users
-        found = {n: np.zeros((users, *v.shape)) for n, v in state.tensors.items()}
+        shapes = self.asked(cohort.round)
+        found = {name: np.zeros((users, *shape)) for name, shape in shapes.items()}
         for people, part in self._blocks(cohort):
             for name, change in self._changes(state, part, plan).items():
                 found[name][people] = change.numpy()
@@ -122,7 +131,7 @@ class Gradient(Alike):
         self, state: State, cohort: Cohort, plan: Plan
     ) -> tuple[Mapping[str, Array], Memory]:
         """Return the sum of the users' changes, and no memory: what `contribute` sums up to."""
-        total = {n: np.zeros(v.shape) for n, v in state.tensors.items()}
+        total = {name: np.zeros(shape) for name, shape in self.asked(cohort.round).items()}
         for _, part in self._blocks(cohort):
             if self.config.local_steps == 1:
                 found = self._summed_step(state, part, plan)
@@ -147,20 +156,26 @@ class Gradient(Alike):
         step = state.round + 1
         against = {name: -value / plan.expected_cohort for name, value in total.items()}
         rate = learning_rate(self.config.server, step=step, steps=plan.rounds)
+        learned = {name: state.tensors[name] for name in against}
         moved, moments = descend(
-            self.config.server, state.tensors, against, state.optimiser, step=step, rate=rate
+            self.config.server, learned, against, state.optimiser, step=step, rate=rate
         )
-        latest = plan.rounds * (1.0 - self.config.average)
-        if step <= latest:
-            return State(tensors=moved, optimiser=moments, round=step)
-        share = 1.0 / (step - int(latest))
-        means = {
-            name: value + (1.0 - share) * (state.optimiser.get(f"late.{name}", value) - value)
-            for name, value in moved.items()
-        }
-        kept = {f"late.{name}": value for name, value in means.items()}
-        last = step == plan.rounds
-        return State(tensors=means if last else moved, optimiser={**moments, **kept}, round=step)
+        late = self._late(state, moved, plan)
+        published = late if late and step == plan.rounds else moved
+        return State(
+            tensors={**state.tensors, **published},
+            optimiser={**moments, **{f"late.{name}": value for name, value in late.items()}},
+            round=step,
+        )
+
+    def _late(self, state: State, moved: Mapping[str, Array], plan: Plan) -> dict[str, Array]:
+        """Return the mean of the latest models, `moved` included; nothing before they begin."""
+        before = int(plan.rounds * (1.0 - self.config.average))
+        count = state.round + 1 - before
+        if count <= 0:
+            return {}
+        past = {name: state.optimiser.get(f"late.{name}", value) for name, value in moved.items()}
+        return {name: past[name] + (value - past[name]) / count for name, value in moved.items()}
 
     def _blocks(self, cohort: Cohort) -> Iterator[tuple[Ints, Cohort]]:
         """Cut a cohort into blocks of alike lengths whose scores fit into memory."""
@@ -182,25 +197,29 @@ class Gradient(Alike):
         """Return the sum of the changes of one step, from the gradient of the summed loss."""
         import torch
 
-        values = {name: value.requires_grad_() for name, value in self._values(state).items()}
+        values = self._values(state)
+        learned = [values[name].requires_grad_() for name in self.asked(cohort.round)]
         batch = self._drawn(cohort, plan, step=0)
         with torch.enable_grad():
             candidates = self._candidates(cohort)
             loss = losses(self.config.examples, self.model, values, batch, candidates, packed=True)
-            found = torch.autograd.grad(loss, list(values.values()))
-        return {n: -self.config.local_rate * g for n, g in zip(values, found, strict=True)}
+            found = torch.autograd.grad(loss, learned)
+        names = self.asked(cohort.round)
+        return {n: -self.config.local_rate * g for n, g in zip(names, found, strict=True)}
 
     def _changes(self, state: State, cohort: Cohort, plan: Plan) -> dict[str, "Torch"]:
-        """Return the change of each user's own copy of the model, [users, ...] a tensor."""
+        """Return the change of each user's own copy of what is learned, [users, ...] a tensor."""
         from torch.func import grad, vmap
 
-        start = self._values(state)
+        given = self._values(state)
         candidates = self._candidates(cohort)
 
         def loss(values: Mapping[str, "Torch"], one: Mapping[str, "Torch"]) -> "Torch":
+            whole = {**given, **values}
             alone = {n: v if n in AXES else v.unsqueeze(0) for n, v in one.items()}
-            return losses(self.config.examples, self.model, values, alone, candidates, packed=False)
+            return losses(self.config.examples, self.model, whole, alone, candidates, packed=False)
 
+        start = {name: given[name] for name in self.asked(cohort.round)}
         moved: dict[str, Torch] = start
         for step in range(self.config.local_steps):
             batch = self._drawn(cohort, plan, step=step)

@@ -54,6 +54,9 @@ class SequenceConfig:
             content where the catalogue has any.
         init_scale: Standard deviation of a normal coordinate.
         content_scale: Factor of the principal axes of 0/1 item features.
+        memory_scale: The memory's matrices start as this multiple of the identity: with content
+            in the table, items like those of the history are ranked high before any round.
+        core_scale: Factor of the start of the core's output; 0 leaves its say to training.
 
     Raises:
         ConfigError: A number is out of range.
@@ -68,12 +71,17 @@ class SequenceConfig:
     init: Literal["normal", "content"] = "normal"
     init_scale: float = 0.1
     content_scale: float = 0.1
+    memory_scale: float = 0.0
+    core_scale: float = 1.0
 
     def __post_init__(self) -> None:
         least = {"dim": self.dim, "window": self.window, "memories": self.memories + 1}
         wrong = [f"model.{name}={value}" for name, value in least.items() if value < 1]
         for name in ("shortest", "longest", "init_scale", "content_scale"):
             if not 0.0 < getattr(self, name) < math.inf:
+                wrong.append(f"model.{name}={getattr(self, name)}")
+        for name in ("memory_scale", "core_scale"):
+            if not 0.0 <= getattr(self, name) < math.inf:
                 wrong.append(f"model.{name}={getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:
             wrong.append(f"model.dropout={self.dropout}")
@@ -159,10 +167,11 @@ class SequenceModel:
             "items": items,
             "bias": np.zeros(self.n_items),
             "start": np.zeros(dim),
-            "output": rng.uniform(-bound, bound, (dim, dim)),
+            "output": rng.uniform(-bound, bound, (dim, dim)) * config.core_scale,
         }
         if config.memories:
-            made["memory"] = np.zeros((config.memories, dim, dim))
+            start = config.memory_scale * np.eye(dim)
+            made["memory"] = np.tile(start, (config.memories, 1, 1))
         return {**made, **self.core.initial(rng)}
 
     def score(self, tensors: Tensors, histories: Interactions) -> Array:

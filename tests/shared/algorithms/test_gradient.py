@@ -259,6 +259,20 @@ def test_the_last_round_averages_the_late_models() -> None:
     np.testing.assert_allclose(two.tensors["items"], (seen[2] + seen[3]) / 2)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_frozen_table_is_neither_asked_nor_moved(steps: int) -> None:
+    settings = {"local_steps": steps, "dropout": 0.0}
+    whole, rest = method(**settings), method(train_items=False, **settings)
+    assert set(rest.asked(1)) == set(whole.asked(1)) - {"items"}
+    found = totals(rest, cohort(), plan())
+    close(found, rest.contribute_sum(state(rest), cohort(), plan())[0])
+    if steps == 1:
+        close(found, {n: v for n, v in totals(whole, cohort(), plan()).items() if n != "items"})
+    after = rest.absorb(state(rest), found, plan())
+    np.testing.assert_array_equal(after.tensors["items"], state(rest).tensors["items"])
+    assert np.abs(after.tensors["bias"] - state(rest).tensors["bias"]).max() > 1e-4
+
+
 def test_denominators_are_public() -> None:
     algorithm = method(server=OptimiserConfig(rate=1.0))
     before = state(algorithm)

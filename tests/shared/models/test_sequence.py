@@ -141,9 +141,26 @@ def test_content_is_a_start() -> None:
     assert alike < 0.1 < apart
 
 
+def test_a_start_from_content_ranks_what_is_like_the_history() -> None:
+    features = np.repeat(np.eye(3), 3, axis=0)
+    start = {"init": "content", "content_scale": 1.0, "init_scale": 1e-3}
+    config = GRUConfig(**SETTINGS, **start, memory_scale=1.0, core_scale=0.0)
+    model = gru(config, N_ITEMS, features)
+    scores = model.score(model.initial(0), table([0], [4], [8]))
+    for row, group in zip(scores, (range(3), range(3, 6), range(6, 9)), strict=True):
+        assert set(np.argsort(-row)[:3]) == set(group)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("dim", 0), ("window", 0), ("memories", -1), ("dropout", 1.0), ("longest", 0.0)],
+    [
+        ("core_scale", -1.0),
+        ("dim", 0),
+        ("window", 0),
+        ("memories", -1),
+        ("dropout", 1.0),
+        ("longest", 0.0),
+    ],
 )
 def test_bad_configs_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"model.{name}"):
