@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from server.census import Census
+from server.terms import settle
 from shared.algorithms.base import Cohort, State, Summing
 from shared.algorithms.gradient import Gradient, GradientConfig
 from shared.algorithms.methods import build, check_unit
 from shared.algorithms.next_item import ExampleConfig, draw_candidates, draw_examples, losses
 from shared.algorithms.optimisers import OptimiserConfig
+from shared.config import Settings
 from shared.data.interactions import Interactions
 from shared.errors import ConfigError
 from shared.models.attention import SASRecConfig, sasrec
@@ -243,6 +246,14 @@ def test_one_interaction_is_refused() -> None:
         check_unit("gradient", Unit.INTERACTION)
     check_unit("gradient", Unit.USER)
     check_unit("averaging", Unit.INTERACTION)
+
+
+def test_a_run_that_protects_one_interaction_is_refused_before_it_starts() -> None:
+    settings = Settings.from_table({"model": {"name": "sasrec"}})
+    assert settings.privacy.unit is Unit.INTERACTION
+    census = Census(nodes={1: 50}, n_items=N_ITEMS, catalogue="any")
+    with pytest.raises(ConfigError, match="cannot protect one interaction"):
+        settle(settings, census)
 
 
 def test_the_last_round_averages_the_late_models() -> None:
