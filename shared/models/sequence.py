@@ -37,6 +37,10 @@ __all__ = ["Core", "SequenceConfig", "SequenceModel"]
 Array = NDArray[np.float64]
 
 BATCH = 256
+"""Most histories that are scored at once."""
+
+CELLS = 1 << 22
+"""Most (history, item) pairs that are scored at once; one history's are the least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,9 +184,10 @@ class SequenceModel:
 
         values = {n: torch.tensor(v, dtype=torch.float32) for n, v in tensors.items()}
         scores = np.empty((histories.n_users, self.n_items))
+        size = max(1, min(BATCH, CELLS // max(1, self.n_items)))
         with torch.no_grad():
-            for start in range(0, histories.n_users, BATCH):
-                rows = np.arange(start, min(start + BATCH, histories.n_users))
+            for start in range(0, histories.n_users, size):
+                rows = np.arange(start, min(start + size, histories.n_users))
                 part = self.windows(histories.select(rows))
                 states = self.states(values, self.prepared(part, kind=torch.float32))
                 last = states[torch.arange(len(rows)), torch.from_numpy(part.lengths)]
