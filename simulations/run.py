@@ -206,6 +206,7 @@ def _result(
             "client_updates_per_core_second": meter.updates_per_core_second,
             "bytes_up_per_user": learned.bytes_up,
             "bytes_down_per_user": learned.bytes_down,
+            "bytes_of_model": sum(4 * value.size for value in learned.tensors.values()),
             "peak_rss_mb": peak_rss_mb(),
         },
         "confidence": {

@@ -115,7 +115,8 @@ class TransitionsModel:
 
         Guarantees:
             items outside the head follow below it by count, never tied by a large offset.
-            without head items in the history the order is that of the counts.
+            without head items in the history, or before weights are learned, the order is that of
+        the counts.
         """
         scores = np.empty((histories.n_users, self.n_items))
         for start in range(0, histories.n_users, BATCH):
@@ -137,6 +138,7 @@ class TransitionsModel:
         scores = _below(counts, inside.min(axis=1))
         scores[:, head] = inside
         unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
+        unknown |= not tensors["weights"].any()
         scores[unknown] = counts
         return scores
 
