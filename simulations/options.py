@@ -21,6 +21,8 @@ PACKAGED: dict[str, dict[str, str]] = {
     "transitions": {"user": "default.toml", "none": "open.toml"},
     "mf": {"user": "mf_user.toml", "interaction": "mf_interaction.toml", "none": "mf_open.toml"},
     "popularity": {"user": "popularity.toml"},
+    "gru": {"none": "gru.toml", "user": "gru_user.toml"},
+    "sasrec": {"none": "sasrec.toml"},
 }
 """Settings that were chosen on validation: model -> what is protected -> file."""
 
