@@ -10,7 +10,7 @@ Source: Gavish & Donoho 2017 (optimal shrinkage of singular values, Frobenius lo
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["content_basis", "shrink", "shrink_blocks"]
+__all__ = ["content_basis", "content_vectors", "shrink", "shrink_blocks"]
 
 Array = NDArray[np.float64]
 
@@ -67,3 +67,18 @@ def content_basis(features: Array | None) -> Array | None:
     if not kept.any() or kept.sum() >= len(features):
         return None
     return np.asarray(left[:, kept])
+
+
+def content_vectors(features: Array, rank: int) -> Array:
+    """Return float64 [items, rank]: their inner products are how alike items are by content.
+
+    That is the cosine of their features less the mean item's, as well as so many dimensions can
+    tell it; columns that are not needed are 0.
+    """
+    apart = features - features.mean(axis=0)
+    norms = np.linalg.norm(apart, axis=1, keepdims=True)
+    left, values, _ = np.linalg.svd(apart / np.maximum(norms, 1e-12), full_matrices=False)
+    vectors = np.zeros((len(features), rank))
+    used = min(rank, len(values))
+    vectors[:, :used] = left[:, :used] * values[:used]
+    return vectors

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.base import Cohort, Memory, Shapes, State
 from shared.algorithms.pairs import count_rows, distinct, head_pairs, pair_sums
-from shared.algorithms.spectra import content_basis, shrink_blocks
+from shared.algorithms.spectra import content_basis, content_vectors, shrink_blocks
 from shared.errors import ConfigError
 from shared.models.transitions import TransitionsModel, head_of
 from shared.privacy.plan import Plan, Unit
@@ -219,7 +219,7 @@ class Transitions:
             counts = rounded.astype(np.float32).astype(np.float64)
             tensors = {**state.tensors, "counts": counts}
         else:
-            tensors = {**state.tensors, "weights": self._denoised(state, total["pairs"], plan)}
+            tensors = {**state.tensors, **self._denoised(state, total["pairs"], plan)}
         return State(tensors=tensors, optimiser={}, round=round_)
 
     @property
@@ -306,8 +306,11 @@ class Transitions:
         weights[np.concatenate(kept)] = solved
         return weights
 
-    def _denoised(self, state: State, pairs: Array, plan: Plan) -> Array:
-        """Return the weights over the head from noised pairs: shrink, solve, discount."""
+    def _denoised(self, state: State, pairs: Array, plan: Plan) -> dict[str, Array]:
+        """Return the weights over the head from noised pairs: shrink, solve, discount.
+
+        The content goes with them where anything stood out of the noise: else counts rank alone.
+        """
         counts = state.tensors["counts"]
         head = head_of(counts, self.model.size)
         least = LEAST_COUNT * max(float(counts[head].mean()), 1e-12)
@@ -316,7 +319,11 @@ class Transitions:
         popular, rest = self._parts(pairs / plan.clip_norm, level, head, plan)
         single = level * math.sqrt(1.0 - decay**2)
         weights = _head_ridge(single, popular, rest, decay * self.config.overlap, self.config)
-        return np.asarray(weights / (share / share.mean() + 0.5) ** self.config.discount)
+        weights = weights / (share / share.mean() + 0.5) ** self.config.discount
+        shape, features = self.model.global_shapes.get("content"), self.model.features
+        if shape is None or features is None or not rest.any():
+            return {"weights": weights}
+        return {"weights": weights, "content": content_vectors(features[head], shape[1])}
 
     def _parts(self, pairs: Array, level: Array, head: Ints, plan: Plan) -> tuple[Array, Array]:
         """Return the popular part and the rest of the sum of the users' unit matrices.

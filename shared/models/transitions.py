@@ -9,9 +9,13 @@ W covers the `head` items with the largest released counts and one decay; items 
 follow below it in the order of their counts, and a history without head items gets that order
 alone. Both ends take the head from the same float32 counts.
 
+What noise hides, public content tells in part: with a head, how alike an item is to the long
+history is added to its score, both in standard deviations over the head of the same query.
+
 Source: facts of this project on decayed-history ridge; Steck 2019 (closed-form item models).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -45,6 +49,10 @@ class TransitionsConfig:
         short: The same without a head: the block of the last few items; 0 is the last item alone.
         middle: The block of the last dozen.
         long: The block of the long run.
+        content: Weight of public item content beside the transitions, with a head; 0 leaves it
+            out.
+        content_decay: Decay of the history that items are compared with by content.
+        content_rank: Most dimensions of content that devices receive.
 
     Raises:
         ConfigError: A number is out of range.
@@ -55,15 +63,22 @@ class TransitionsConfig:
     short: float = 0.3
     middle: float = 0.8
     long: float = 0.97
+    content: float = 0.4
+    content_decay: float = 0.95
+    content_rank: int = 32
 
     def __post_init__(self) -> None:
         wrong = (
             [] if self.head == 0 or self.head >= 2 else [f"model.head={self.head} to be 0 or 2+"]
         )
-        for name in ("decay", "short", "middle", "long"):
+        for name in ("decay", "short", "middle", "long", "content_decay"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 wrong.append(f"model.{name}={value} in [0, 1)")
+        if not 0.0 <= self.content < math.inf:
+            wrong.append(f"model.content={self.content} of 0 or more")
+        if self.content_rank < 1:
+            wrong.append(f"model.content_rank={self.content_rank} of 1 or more")
         if len({self.short, self.middle, self.long}) < 3:
             wrong.append("model.short, model.middle and model.long to differ")
         if wrong:
@@ -99,7 +114,10 @@ class TransitionsModel:
     def global_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of the shared tensors by name."""
         blocks = len(self.config.blocks)
-        return {"counts": (self.n_items,), "weights": (blocks * self.size, self.size)}
+        shapes = {"counts": (self.n_items,), "weights": (blocks * self.size, self.size)}
+        if self.config.head and self.config.content:
+            shapes["content"] = (self.size, min(self.config.content_rank, self.size))
+        return shapes
 
     @property
     def local_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -135,6 +153,10 @@ class TransitionsModel:
         head = head_of(counts, self.size)
         query = decayed(histories, self.config.decay)[:, head]
         inside = np.asarray(query @ tensors["weights"])
+        if self.config.content and tensors["content"].any():
+            long = decayed(histories, self.config.content_decay)[:, head]
+            alike = np.asarray((long @ tensors["content"]) @ tensors["content"].T)
+            inside = _standard(inside) + self.config.content * _standard(alike)
         scores = _below(counts, inside.min(axis=1))
         scores[:, head] = inside
         unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
@@ -151,6 +173,13 @@ def _open(tensors: Tensors, histories: Interactions, decays: tuple[float, ...]) 
         scores += decayed(histories, decay) @ weights
     scores[histories.lengths == 0] = tensors["counts"]
     return scores
+
+
+def _standard(scores: Array) -> Array:
+    """Return each row without its mean, in its standard deviations; a constant row is 0."""
+    apart = scores - scores.mean(axis=1, keepdims=True)
+    spread = scores.std(axis=1, keepdims=True)
+    return np.asarray(apart / np.where(spread > 0.0, spread, 1.0))
 
 
 def _below(counts: Array, floor: Array) -> Array:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.algorithms.spectra import content_basis, shrink, shrink_blocks
+from shared.algorithms.spectra import content_basis, content_vectors, shrink, shrink_blocks
 
 SIDE = 120
 
@@ -83,3 +83,20 @@ def test_basis_is_orthonormal_and_spans_dependent_features() -> None:
     assert basis.shape == (20, 3)
     np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(basis @ (basis.T @ features), features, atol=1e-9)
+
+
+def test_content_vectors_multiply_to_cosines() -> None:
+    features = np.random.default_rng(4).normal(size=(9, 3)) + 2.0
+    apart = features - features.mean(axis=0)
+    unit = apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12)
+    for rank in (3, 7):
+        vectors = content_vectors(features, rank)
+        assert vectors.shape == (9, rank)
+        np.testing.assert_allclose(vectors @ vectors.T, unit @ unit.T, atol=1e-12)
+    best = content_vectors(features, 2)
+    lost = np.linalg.svd(unit, compute_uv=False)[2]
+    np.testing.assert_allclose(np.linalg.norm(best @ best.T - unit @ unit.T, 2), lost**2)
+
+
+def test_items_of_the_same_content_have_no_vectors() -> None:
+    assert not content_vectors(np.ones((5, 2)), 4).any()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.base import Cohort, State
 from shared.algorithms.methods import build, sized
+from shared.algorithms.spectra import content_vectors
 from shared.algorithms.transitions import Transitions, TransitionsTraining, head_size
 from shared.data.interactions import Interactions
 from shared.errors import ConfigError
@@ -160,10 +161,13 @@ def test_without_signal_the_ranking_is_that_of_the_private_counts(
 ) -> None:
     """Noise that nothing stands out of: each item's score falls with its private count's rank.
 
-    The largest singular value of 12 x 12 noise passes twice its limit with probability < 1e-9.
+    The largest singular value of a noise block, 2 x 2 the smallest, passes three times its limit
+    with probability < 1e-6.
     """
-    model = TransitionsModel(n_items=30, config=TransitionsConfig(head=12))
-    algorithm = Transitions(model=model, config=TransitionsTraining(order=order, edge=2.0))
+    features = np.random.default_rng(8).normal(size=(30, 2))
+    config = TransitionsConfig(head=12)
+    model = TransitionsModel(n_items=30, config=config, features=features)
+    algorithm = Transitions(model=model, config=TransitionsTraining(order=order, edge=3.0))
     counts = learned(algorithm, population, sigma=0.5).tensors["counts"]
     level = np.sort(np.maximum(counts, 0.05 * np.sort(counts)[-12:].mean()))[::-1]
     apart = np.flatnonzero(np.diff(level) < 0)
@@ -175,6 +179,7 @@ def test_without_signal_the_ranking_is_that_of_the_private_counts(
             tensors={**algorithm.start(0).tensors, "counts": counts}, optimiser={}, round=1
         )
         state = algorithm.absorb(before, sums, protection)
+        assert not state.tensors["content"].any()
         scores = model.score(state.tensors, population)[:, head_of(counts, 30)]
         assert (np.diff(scores, axis=1)[:, apart] < 0).all()
 
@@ -207,7 +212,8 @@ def test_public_content_reaches_the_weights(population: Interactions) -> None:
     features[:15, 0] = features[15:, 1] = 1.0
     found = []
     for content in (None, features):
-        model = TransitionsModel(n_items=30, config=TransitionsConfig(head=30), features=content)
+        config = TransitionsConfig(head=30, content=0.0)
+        model = TransitionsModel(n_items=30, config=config, features=content)
         algorithm = Transitions(model=model, config=TransitionsTraining(edge=1.0))
         state = learned(algorithm, population, sigma=4.0)
         scores = model.score(state.tensors, population)
@@ -215,6 +221,16 @@ def test_public_content_reaches_the_weights(population: Interactions) -> None:
         other = np.array([scores[u, 15 - (u % 2) * 15 :][:15].mean() for u in range(40)])
         found.append(float((own - other).mean() / scores.std()))
     assert found[1] > found[0] + 0.2
+
+
+def test_content_of_the_head_travels_in_its_order(population: Interactions) -> None:
+    features = np.random.default_rng(8).normal(size=(30, 3))
+    model = TransitionsModel(n_items=30, config=TransitionsConfig(head=9), features=features)
+    tensors = learned(Transitions(model=model), population, sigma=1e-3).tensors
+    expected = content_vectors(features[head_of(tensors["counts"], 9)], 9)
+    np.testing.assert_array_equal(tensors["content"], expected)
+    bare = TransitionsModel(n_items=30, config=TransitionsConfig(head=9))
+    assert not learned(Transitions(model=bare), population, sigma=1e-3).tensors["content"].any()
 
 
 def test_rounds_and_budget() -> None:
