@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
+from shared.algorithms.gram import Gram, GramConfig, gram_head_size
 from shared.algorithms.measured import Measured
 from shared.algorithms.popularity import Popularity, PopularityConfig
 from shared.algorithms.transitions import (
@@ -24,6 +25,7 @@ from shared.algorithms.transitions import (
 )
 from shared.errors import ConfigError
 from shared.models.base import Model
+from shared.models.linear import Linear
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
 from shared.models.transitions import TransitionsModel
@@ -37,6 +39,12 @@ def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm
     if not isinstance(model, MatrixFactorization):
         raise ConfigError("algorithm=averaging learns model=mf; choose that model.")
     return Averaging(model=model, config=config)
+
+
+def _gram(config: GramConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, Linear):
+        raise ConfigError("algorithm=gram learns model=ease or item-knn; choose one of them.")
+    return Gram(model=model, config=config)
 
 
 def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorithm:
@@ -53,10 +61,18 @@ def _transitions(config: TransitionsTraining, model: Model, n_items: int) -> Alg
 
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
+    "gram": (GramConfig, _gram),
     "popularity": (PopularityConfig, _popularity),
     "transitions": (TransitionsTraining, _transitions),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
+
+HEADS: dict[str, Callable[[float, int], int]] = {
+    "ease": gram_head_size,
+    "item-knn": gram_head_size,
+    "transitions": head_size,
+}
+"""Model -> rule of the head of its private runs."""
 
 
 def build(
@@ -106,8 +122,9 @@ def sized(
 ) -> Mapping[str, object]:
     """Return the settings with what a rule leaves to the population and the budget filled in.
 
-    Private transitions take the size of the head, and whether order is kept, from the number of
-    users, epsilon and delta: public numbers, decided before any data is looked at.
+    Private transitions and Gram statistics take the size of the head, and whether order is kept,
+    from the number of users, epsilon and delta: public numbers, decided before any data is looked
+    at.
 
     Args:
         model: A key of `MODELS`.
@@ -116,7 +133,8 @@ def sized(
         n_items: Size of the catalogue.
         privacy: What is asked for.
     """
-    if model != "transitions" or privacy.unit is not Unit.USER:
+    rule = HEADS.get(model)
+    if rule is None or privacy.unit is not Unit.USER:
         return settings
     from shared.privacy.calibration import default_delta, noise_multiplier
 
@@ -125,8 +143,8 @@ def sized(
     strength = (math.sqrt(users) if privacy.trust is Trust.LOCAL else users) / noise
     filled = dict(settings)
     if not filled.get("model.head"):
-        filled["model.head"] = head_size(strength, n_items)
-    if filled.get("algorithm.order", "auto") == "auto":
+        filled["model.head"] = rule(strength, n_items)
+    if model == "transitions" and filled.get("algorithm.order", "auto") == "auto":
         filled["algorithm.order"] = "yes" if keeps_order(strength) else "no"
     return filled
 

@@ -26,7 +26,7 @@ from shared.models.base import Tensors
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["TransitionsConfig", "TransitionsModel", "decayed", "head_of"]
+__all__ = ["TransitionsConfig", "TransitionsModel", "decayed", "head_of", "head_scores"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -130,15 +130,9 @@ class TransitionsModel:
 
     def _headed(self, tensors: Tensors, histories: Interactions) -> Array:
         """Score the head by its weights and everything else below it, by counts."""
-        counts = tensors["counts"]
-        head = head_of(counts, self.size)
+        head = head_of(tensors["counts"], self.size)
         query = decayed(histories, self.config.decay)[:, head]
-        inside = np.asarray(query @ tensors["weights"])
-        scores = _below(counts, inside.min(axis=1))
-        scores[:, head] = inside
-        unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
-        scores[unknown] = counts
-        return scores
+        return head_scores(query, tensors["weights"], counts=tensors["counts"], head=head)
 
 
 def _open(tensors: Tensors, histories: Interactions, decays: tuple[float, ...]) -> Array:
@@ -148,6 +142,23 @@ def _open(tensors: Tensors, histories: Interactions, decays: tuple[float, ...]) 
     for decay, weights in zip(decays, blocks, strict=True):
         scores += decayed(histories, decay) @ weights
     scores[histories.lengths == 0] = tensors["counts"]
+    return scores
+
+
+def head_scores(query: "csr_array", weights: Array, *, counts: Array, head: Ints) -> Array:
+    """Return float64 [rows, items]: the head by weights, the rest below it by counts.
+
+    Args:
+        query: float64 [rows, head], what each row knows of the head.
+        weights: float64 [head, head].
+        counts: float64 [items]; a row that knows nothing of the head has these for scores.
+        head: int64 [head], items of the head.
+    """
+    inside = np.asarray(query @ weights)
+    scores = _below(counts, inside.min(axis=1))
+    scores[:, head] = inside
+    unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
+    scores[unknown] = counts
     return scores
 
 

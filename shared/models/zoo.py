@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.models.base import Model
+from shared.models.ease import Ease, EaseModelConfig
 from shared.models.mf import MatrixFactorization, MFConfig
+from shared.models.neighbours import ItemKNN, ItemKNNModelConfig
 from shared.models.popularity import PopularityModel
 from shared.models.transitions import TransitionsConfig, TransitionsModel
 
@@ -20,6 +22,14 @@ Features = NDArray[np.float64] | None
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PopularityModelConfig:
     """Popularity has no settings."""
+
+
+def _ease(config: EaseModelConfig, n_items: int, features: Features) -> Model:
+    return Ease(n_items=n_items, config=config, features=features)
+
+
+def _item_knn(config: ItemKNNModelConfig, n_items: int, features: Features) -> Model:
+    return ItemKNN(n_items=n_items, config=config, features=features)
 
 
 def _mf(config: MFConfig, n_items: int, features: Features) -> Model:
@@ -35,6 +45,8 @@ def _transitions(config: TransitionsConfig, n_items: int, features: Features) ->
 
 
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
+    "ease": (EaseModelConfig, _ease),
+    "item-knn": (ItemKNNModelConfig, _item_knn),
     "mf": (MFConfig, _mf),
     "popularity": (PopularityModelConfig, _popularity),
     "transitions": (TransitionsConfig, _transitions),
