@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
 from shared.algorithms.gram import Gram, GramConfig, gram_head_size
+from shared.algorithms.ials import Ials, IalsConfig
 from shared.algorithms.measured import Measured
 from shared.algorithms.popularity import Popularity, PopularityConfig
 from shared.algorithms.transitions import (
@@ -47,6 +48,13 @@ def _gram(config: GramConfig, model: Model, n_items: int) -> Algorithm:
     return Gram(model=model, config=config)
 
 
+def _ials(config: IalsConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, MatrixFactorization):
+        raise ConfigError("algorithm=ials learns model=mf; choose that model.")
+    squared = replace(model, config=replace(model.config, fit="squares"))
+    return Ials(model=squared, config=config)
+
+
 def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorithm:
     if not isinstance(model, PopularityModel):
         raise ConfigError("algorithm=popularity learns model=popularity; choose that model.")
@@ -62,17 +70,19 @@ def _transitions(config: TransitionsTraining, model: Model, n_items: int) -> Alg
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
     "gram": (GramConfig, _gram),
+    "ials": (IalsConfig, _ials),
     "popularity": (PopularityConfig, _popularity),
     "transitions": (TransitionsTraining, _transitions),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
 
-HEADS: dict[str, Callable[[float, int], int]] = {
-    "ease": gram_head_size,
-    "item-knn": gram_head_size,
-    "transitions": head_size,
+HEADS: dict[str, tuple[str, Callable[[float, int], int]]] = {
+    "ease": ("model.head", gram_head_size),
+    "ials": ("algorithm.head", gram_head_size),
+    "item-knn": ("model.head", gram_head_size),
+    "transitions": ("model.head", head_size),
 }
-"""Model -> rule of the head of its private runs."""
+"""Model or algorithm -> setting of the head of its private runs, and its rule."""
 
 
 def build(
@@ -122,9 +132,9 @@ def sized(
 ) -> Mapping[str, object]:
     """Return the settings with what a rule leaves to the population and the budget filled in.
 
-    Private transitions and Gram statistics take the size of the head, and whether order is kept,
-    from the number of users, epsilon and delta: public numbers, decided before any data is looked
-    at.
+    Private transitions, Gram statistics and least squares take the size of the head, and whether
+    order is kept, from the number of users, epsilon and delta: public numbers, decided before any
+    data is looked at.
 
     Args:
         model: A key of `MODELS`.
@@ -133,8 +143,8 @@ def sized(
         n_items: Size of the catalogue.
         privacy: What is asked for.
     """
-    rule = HEADS.get(model)
-    if rule is None or privacy.unit is not Unit.USER:
+    named = HEADS.get(model) or HEADS.get(str(settings.get("algorithm.name")))
+    if named is None or privacy.unit is not Unit.USER:
         return settings
     from shared.privacy.calibration import default_delta, noise_multiplier
 
@@ -142,8 +152,9 @@ def sized(
     noise = noise_multiplier(epsilon=privacy.epsilon, delta=delta, sampling_rate=1.0, steps=1)
     strength = (math.sqrt(users) if privacy.trust is Trust.LOCAL else users) / noise
     filled = dict(settings)
-    if not filled.get("model.head"):
-        filled["model.head"] = rule(strength, n_items)
+    head, rule = named
+    if not filled.get(head):
+        filled[head] = rule(strength, n_items)
     if model == "transitions" and filled.get("algorithm.order", "auto") == "auto":
         filled["algorithm.order"] = "yes" if keeps_order(strength) else "no"
     return filled
