@@ -24,10 +24,20 @@ METHODS = {
             "algorithm.engine": "vectorised",
         },
     ),
+    "gram": Method(model="ease", algorithm="gram", settings={"model.head": 8}),
+    "ials": Method(model="mf", algorithm="ials", settings={"model.dim": 3, "algorithm.head": 8}),
     "popularity": Method(model="popularity", algorithm="popularity", settings={}),
     "transitions": Method(model="transitions", algorithm="transitions", settings={"model.head": 8}),
 }
-ROUNDS = {"transitions": 2}
+ROUNDS = {"gram": 2, "transitions": 2}
+WHOLE_USERS = {"gram", "ials", "transitions"}
+OPEN = {
+    "ease": (Method(model="ease", algorithm="gram", settings={}), 1),
+    "ials": (Method(model="mf", algorithm="ials", settings={"model.dim": 3}), 3),
+    "item-knn": (Method(model="item-knn", algorithm="gram", settings={}), 1),
+    "transitions": (Method(model="transitions", algorithm="transitions", settings={}), 1),
+}
+"""The forms without a head, and their rounds."""
 
 
 def distance(a: State, b: State) -> float:
@@ -58,14 +68,15 @@ def test_every_algorithm_is_covered() -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("unit", [Unit.NONE, Unit.INTERACTION])
 def test_packing_does_not_show_in_any_algorithm(name: str, unit: Unit, tmp_path: Path) -> None:
-    if (name, unit) == ("transitions", Unit.INTERACTION):
-        pytest.skip("transitions protect whole users only")
+    if name in WHOLE_USERS and unit is Unit.INTERACTION:
+        pytest.skip(f"{name} protects whole users only")
     compare(METHODS[name], unit, tmp_path)
 
 
-def test_packing_does_not_show_without_a_head(tmp_path: Path) -> None:
-    whole = Method(model="transitions", algorithm="transitions", settings={})
-    compare(whole, Unit.NONE, tmp_path, rounds=1)
+@pytest.mark.parametrize("name", OPEN)
+def test_packing_does_not_show_without_a_head(name: str, tmp_path: Path) -> None:
+    method, rounds = OPEN[name]
+    compare(method, Unit.NONE, tmp_path, rounds=rounds)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -210,8 +210,7 @@ class Ials:
         """Solve the users' vectors; in training all of a history weighs alike."""
         weights = np.zeros((histories.n_users, self.model.n_items))
         weights[histories.users, histories.items] = 1.0
-        items, bias = state.tensors["items"], state.tensors["bias"]
-        return fit_squares(weights, items, bias, self.model.config.squares)
+        return fit_squares(weights, state.tensors["items"], self.model.config.squares)
 
     def _plain(self, histories: Interactions, vectors: Array, plan: Plan) -> dict[str, Rows]:
         """Return the cohort's sums under its first user: nothing is clipped, so nobody has rows."""

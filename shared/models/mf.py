@@ -139,7 +139,7 @@ class MatrixFactorization:
         seen = self._weights(histories)
         if self.config.fit == "squares":
             weights = seen.astype(np.float64)
-            return fit_squares(weights, tensors["items"], tensors["bias"], self.config.squares)
+            return fit_squares(weights, tensors["items"], self.config.squares)
         items = tensors["items"].astype(np.float32)
         bias = tensors["bias"].astype(np.float32)
         rest = (self.config.negatives / self.n_items) * seen.sum(axis=1, keepdims=True)

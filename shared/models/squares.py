@@ -1,8 +1,10 @@
 r"""The vector of a history under squared loss, in closed form: every unseen item is a weak zero.
 
-Given items' vectors v and biases b, a history with weights w has the vector that minimises
-    sum_i w_i (1 - b_i - u.v_i)^2 + alpha sum_i (b_i + u.v_i)^2 + lambda (sum w + alpha n)^nu |u|^2,
-n items in all. Source: Hu, Koren & Volinsky 2008; Rendle et al. 2022 (the growing penalty).
+Given items' vectors v, a history with weights w has the vector that minimises
+    sum_i w_i (1 - u.v_i)^2 + alpha sum_i (u.v_i)^2 + lambda (sum w + alpha n)^nu |u|^2,
+n items in all. Biases are no part of it: an empty history has the vector zero.
+
+Source: Hu, Koren & Volinsky 2008; Rendle et al. 2022 (the growing penalty).
 """
 
 from dataclasses import dataclass
@@ -42,22 +44,19 @@ class SquaresConfig:
             raise ConfigError(f"Expected squares.growth={self.growth} >= 0.")
 
 
-def fit_squares(weights: Array, items: Array, bias: Array, config: SquaresConfig) -> Array:
+def fit_squares(weights: Array, items: Array, config: SquaresConfig) -> Array:
     """Return float64 [rows, dim]: the best vector of each row.
 
     Args:
         weights: float64 [rows, n_items], 0 for what is not in the history.
         items: float64 [n_items, dim].
-        bias: float64 [n_items].
         config: Weights of the loss.
     """
     from scipy.sparse import csr_array
 
     seen = csr_array(weights)
-    right = np.asarray(seen @ (items * (1.0 - bias)[:, None]))
-    right -= config.unobserved * (bias @ items)
+    right, own = np.asarray(seen @ items), np.asarray(seen @ outer_cells(items))
     sizes = weights.sum(axis=1)
-    own = np.asarray(seen @ outer_cells(items))
     return solve_rows(own, items.T @ items, right, sizes, others=len(items), config=config)
 
 
