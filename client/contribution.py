@@ -6,13 +6,12 @@ noise in them, are the same however users are cut into blocks.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.algorithms.base import Algorithm, Cohort, Memory, State
+from shared.algorithms.base import Algorithm, Cohort, Memory, State, Summing
 from shared.data.interactions import Interactions
 from shared.privacy.adaptive_clip import adaptive_of, attach, shapes_with_bits
 from shared.privacy.distributed import (
@@ -36,6 +35,7 @@ from shared.privacy.release import (
     clip,
     entrust,
     expose,
+    expose_sum,
 )
 from shared.protocol import (
     Order,
@@ -81,7 +81,7 @@ class Work:
             veiled, memory = self.veiled()
             return encode_partial(gathered(veiled, self.layout), order=order), memory
         if plan.unit is Unit.NONE:
-            exposed, memory = self._summed(self._exposed)
+            exposed, memory = self._plain()
             return encode_unprotected(exposed, order=order), memory
         if plan.trust is Trust.CENTRAL:
             entrusted, memory = self._summed(self._entrusted)
@@ -119,12 +119,24 @@ class Work:
 
     def _summed(self, part: Callable[[Ints], tuple[Dense, Memory]]) -> tuple[Dense, Memory]:
         """Return the sum over all blocks, and the memory after them."""
-        memory, parts = self.memory, []
-        for people in self._blocks():
+        first, *others = self._blocks()
+        total, learned = part(first)
+        memory = _merged(self.memory, learned, first)
+        for people in others:
             made, learned = part(people)
-            parts.append(made)
+            total = _added(total, made)
             memory = _merged(memory, learned, people)
-        return reduce(_added, parts), memory
+        return total, memory
+
+    def _plain(self) -> tuple[Unprotected, Memory]:
+        """Return the plain sum; a method that sums by itself minds its own memory."""
+        if not isinstance(self.algorithm, Summing):
+            return self._summed(self._exposed)
+        people, plan = self.order.participants, self.order.plan
+        state, cohort = self._state(), self._cohort(people)
+        sums, learned = self.algorithm.contribute_sum(state, cohort, plan)
+        exposed = expose_sum(sums, users=len(people), plan=plan)
+        return exposed, _merged(self.memory, learned, people)
 
     def _exposed(self, people: Ints) -> tuple[Unprotected, Memory]:
         update, learned = self._update(people)

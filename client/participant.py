@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from client.contribution import Work
 from client.replies import Replies
 from client.secure_sums import Admitted, SecureSums
-from shared.algorithms.base import Algorithm, Memory
+from shared.algorithms.base import Algorithm, Memory, check_alike
 from shared.data.interactions import Interactions
 from shared.errors import BudgetError, ConfigError, DataError, ProtocolError, RunError
 from shared.privacy.adaptive_clip import shapes_with_bits
@@ -142,7 +142,9 @@ class Participant:
         algorithm = self._checked(order)
         reservation = self._reserve(order, purpose=algorithm.purpose(order.round))
         reply, after = self._work(algorithm, order, memory).reply()
-        self._replies.keep(reply, after)
+        if order.plan.unit is not Unit.NONE:
+            # Plain sums are the same when they are made again; noise would not be.
+            self._replies.keep(reply, after)
         self._settle(reply, reservation)
         return reply, after
 
@@ -252,6 +254,7 @@ class Participant:
             if plan.unit is Unit.NONE:
                 return
         if plan.unit is Unit.USER:
+            check_alike(algorithm, plan)
             return
         public = (algorithm.sampling_rate, algorithm.local_steps)
         if (plan.sampling_rate, plan.steps_per_round) != public:
@@ -280,6 +283,7 @@ class Participant:
             noise=plan.noise,
             terms=Terms.from_plan(plan),
             witness=_head(order),
+            separation=plan.separation,
         )
 
     def _unanswered(self, order: Order) -> int | None:

@@ -23,6 +23,7 @@ __all__ = [
     "greet",
     "most_participations",
     "read_message",
+    "soonest",
 ]
 
 Ints = NDArray[np.int64]
@@ -119,6 +120,15 @@ def cohort_size(*, users: int, share: float) -> int:
 def most_participations(*, rounds: int, size: int, users: int) -> int:
     """Return the most rounds that one user is asked in: the ceiling of rounds * size / users."""
     return -(-rounds * size // users)
+
+
+def soonest(*, rounds: int, size: int, users: int) -> tuple[int, ...]:
+    """Return the rounds, of the first `rounds`, of a user whom nobody precedes in any turn.
+
+    Where cohorts are kept apart, nobody was asked more often or earlier than that user.
+    """
+    times = most_participations(rounds=rounds, size=size, users=users)
+    return tuple(1 + turn * users // size for turn in range(times))
 
 
 def cohorts(*, users: int, size: int, seed: int, separation: int = 1) -> Iterator[Ints]:

@@ -6,7 +6,8 @@ so that devices witness it: a server cannot later show another history than the 
 A round that is played again after a crash is the same work: devices answer it with the replies
 they stored, so it is charged once. Where the server itself adds the noise, that holds until the
 round was settled, which is after its model was kept: played again from an older checkpoint it
-would be noised anew, a second release that is charged again.
+would be noised anew, a second release that is charged again. Devices that keep a separation have
+no second charge for a round: there the ledger refuses, and the run ends.
 """
 
 import contextlib
@@ -83,6 +84,7 @@ class Charging:
                 budget=self._plan.budget,
                 noise=self._plan.noise,
                 terms=replace(self._terms, clip_norm=clip_norm),
+                separation=self._plan.separation,
             )
             self._paid = self._ledger.find(**order)
         return canonical(self._ledger.head().as_dict())

@@ -28,7 +28,7 @@ __all__ = ["Checkpoint", "Checkpoints"]
 
 log = logging.getLogger("fedrec.server")
 
-FORMAT = 1
+FORMAT = 2
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -131,6 +131,7 @@ def _write_files(fresh: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "run": checkpoint.run,
         "round": checkpoint.state.round,
+        "blocks": list(checkpoint.state.blocks),
         "settings": checkpoint.settings,
         "plan": dict(checkpoint.plan),
         "versions": _versions(),
@@ -175,6 +176,7 @@ def _read(path: Path) -> Checkpoint:
             tensors=_inside(state, "tensors/"),
             optimiser=_inside(state, "optimiser/"),
             round=manifest["round"],
+            blocks=tuple(manifest["blocks"]),
         ),
         companions=_tensors(path / "companions.safetensors", manifest),
     )

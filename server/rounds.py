@@ -20,9 +20,10 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.census import Census, cohorts, most_participations
+from server.census import Census, cohorts, soonest
 from server.collection import Collected, collect
 from server.journal import Observer, RoundReport
+from server.noising import Noising
 from server.record import Companions, Record
 from server.secure_collection import collect_masked
 from server.terms import Method, Terms
@@ -31,11 +32,9 @@ from shared.algorithms.measured import measurements
 from shared.errors import RunError
 from shared.privacy.adaptive_clip import adaptive_of, detach, next_clip, shapes_with_bits
 from shared.privacy.distributed import Layout, noise_shares, opened
-from shared.privacy.gaussian import privatise_total
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.secure_sum.traffic import traffic
 from shared.protocol import Order, canonical, pack, state_digest
-from shared.randomness import noise_source
 
 __all__ = ["run_rounds"]
 
@@ -120,6 +119,7 @@ class _Loop:
         self._census = census
         self._plan = plan
         self._terms = terms
+        self._noising = Noising(plan, seed=seed) if self._noises else None
         self._order = Order(
             run=run,
             round=0,
@@ -145,7 +145,13 @@ class _Loop:
         terms = self._terms
         if state.round >= terms.rounds and observer is not None:
             observer(self.report(state, NOTHING, seconds=0.0))
-        everyone = cohorts(users=self._census.users, size=terms.cohort, seed=self._order.seed)
+        everyone = cohorts(
+            users=self._census.users,
+            size=terms.cohort,
+            seed=self._order.seed,
+            separation=self._plan.separation,
+        )
+        state = self._afresh(state)
         lost = 0
         for chosen in itertools.islice(everyone, state.round, terms.rounds):
             began = time.monotonic()
@@ -162,13 +168,19 @@ class _Loop:
                 if self._record is not None:
                     self._record.save(self._order.run, state)
                 break
-            state = self._absorbed(state, found)
+            state = replace(self._absorbed(state, found), blocks=state.blocks)
             report = self.report(state, found, seconds=time.monotonic() - began)
             stop = observer is not None and observer(report)
             self._keep(report, found, last=stop)
             if stop:
                 break
         return state
+
+    def _afresh(self, state: State) -> State:
+        """Note where correlated noise begins again after a restart, which forgot its memory."""
+        if self._noising is None or not self._noising.remembers or not state.round:
+            return state
+        return replace(state, blocks=(*state.blocks, state.round + 1))
 
     def _played(self, state: State, chosen: Ints) -> Collected:
         """Play a round, unless its secure sum was aborted before: it is not asked for twice."""
@@ -330,12 +342,8 @@ class _Loop:
 
     def _released(self, found: Collected, plan: Plan, round_: int) -> Collected:
         """Turn the sum into its one release: noised by a trusted server, or off the grid."""
-        if self._noises:
-            source = noise_source(plan.noise, self._order.seed)
-            keys = ("central", round_)
-            release = privatise_total(
-                found.total, users=found.users, plan=plan, noise=source, round=round_, keys=keys
-            )
+        if self._noising is not None:
+            release = self._noising.release(found.total, users=found.users, plan=plan, round=round_)
             return replace(found, total=release.tensors)
         if not self._shares_noise:
             return found
@@ -367,10 +375,8 @@ class _Loop:
             return 0.0
         from shared.privacy.accounting import epsilon_of
 
-        times = most_participations(
-            rounds=rounds, size=self._terms.cohort, users=self._census.users
-        )
-        return epsilon_of(self._plan.spends(times), delta=self._plan.delta)
+        turns = soonest(rounds=rounds, size=self._terms.cohort, users=self._census.users)
+        return epsilon_of([self._plan.spend(turn) for turn in turns], delta=self._plan.delta)
 
 
 def _notes(state: State) -> dict[str, float]:

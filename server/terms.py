@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.census import Census, cohort_size, most_participations
-from shared.algorithms.base import Algorithm
+from shared.algorithms.base import Algorithm, check_alike
 from shared.errors import ConfigError
 from shared.privacy.adaptive_clip import shapes_with_bits
 from shared.privacy.distributed import Layout, noise_shares
@@ -70,9 +70,10 @@ def settle(
     Raises:
         ConfigError: The settings cannot be had for this population.
     """
-    from shared.algorithms.methods import build, measured, sized
+    from shared.algorithms.methods import build, check_unit, measured, sized
     from shared.privacy.calibration import make_plan
 
+    check_unit(settings.algorithm.name, settings.privacy.unit)
     rooms = ("model.", "algorithm.")
     public = sized(
         settings.model.name,
@@ -97,6 +98,7 @@ def settle(
         steps_per_round=algorithm.local_steps,
         shares=algorithm.shares(terms.rounds),
     )
+    check_alike(algorithm, plan)
     if (plan.unit, plan.trust) == (Unit.USER, Trust.DISTRIBUTED):
         _check_sums(algorithm, terms, plan)
     return method, algorithm, terms, plan

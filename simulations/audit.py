@@ -265,7 +265,7 @@ def _terms_check(evidence: Evidence) -> dict[str, Any]:
     claim, terms = evidence.claim, evidence.terms
     same = ["unit", "trust", "clip_norm"]
     if evidence.count is not None:
-        same += ["delta", "noise_multiplier"]
+        same += ["delta", "noise_multiplier", "separation", "bands"]
     wrong = [
         f"{name} {claim.get(name)} against {terms.get(name)}"
         for name in same

@@ -185,7 +185,8 @@ def _facts(result: Result) -> list[str]:
         )
     lines += [
         f"per user: {_bytes(cost['bytes_up_per_user'])} up, "
-        f"{_bytes(cost['bytes_down_per_user'])} down over {result['rounds']} rounds",
+        f"{_bytes(cost['bytes_down_per_user'])} down over {result['rounds']} rounds; "
+        f"the model is {_bytes(cost['bytes_of_model'])}",
         f"{cost['seconds']:.1f} s, {cost['client_updates_per_core_second']:,.0f} client updates "
         f"a core second, peak memory {cost['peak_rss_mb']:,.0f} MB",
     ]

@@ -3,6 +3,7 @@
 Only the number of users and items of the data set is used; nothing is learned, spent or written.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -36,7 +37,8 @@ def forecast(*, settings: Settings, display: Display) -> dict[str, Any]:
         modes that are available, half and twice the rounds. Each is the fields of a `Plan`, the
         two accountants' epsilon, the bytes of tensors that one device sends and receives, and
         "noise_of_mean": standard deviation of a round's noise in the mean contribution, in clip
-        norms.
+        norms, and "noise_of_iterate", that of the means of all rounds so far: its rms over the
+        rounds.
 
     Raises:
         InputError: Settings or data cannot be used.
@@ -98,6 +100,9 @@ def _outlook(settings: Settings, census: Census) -> dict[str, Any]:
         "clip_norm": plan.clip_norm,
         "noise_multiplier": plan.noise_multiplier,
         "noise_of_mean": _noise_of_mean(plan),
+        "separation": plan.separation,
+        "bands": plan.bands,
+        "noise_of_iterate": _noise_of_iterate(plan),
         **_bytes(algorithm, plan),
     }
     claim = {"delta": None, "epsilon": None, "second_opinion": None, "adjacency": None}
@@ -111,6 +116,13 @@ def _noise_of_mean(plan: Plan) -> float:
     """Return the noise of the average round's mean, in clip norms."""
     average = replace(plan, shares=())
     return average.sum_deviation(1) / (plan.expected_cohort * plan.clip_norm)
+
+
+def _noise_of_iterate(plan: Plan) -> float:
+    """Return the rms over rounds of the noise in the mean contributions added up so far."""
+    variances = [plan.weighted_deviation([1.0] * t) ** 2 for t in range(1, plan.rounds + 1)]
+    rms = math.sqrt(sum(variances) / plan.rounds)
+    return rms / (plan.expected_cohort * plan.clip_norm)
 
 
 def _bytes(algorithm: Algorithm, plan: Plan) -> dict[str, int]:

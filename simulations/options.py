@@ -14,10 +14,17 @@ from typing import Any
 from shared.config import Settings, place, read_toml
 from shared.errors import ConfigError
 
-__all__ = ["assignment", "settings_for", "settings_of"]
+__all__ = ["PACKAGED", "assignment", "settings_for", "settings_of"]
 
 
-UNITS = {"none": "open.toml", "user": "user.toml"}
+PACKAGED: dict[str, dict[str, str]] = {
+    "transitions": {"user": "default.toml", "none": "open.toml"},
+    "mf": {"user": "mf_user.toml", "interaction": "mf_interaction.toml", "none": "mf_open.toml"},
+    "popularity": {"user": "popularity.toml"},
+    "gru": {"none": "gru.toml", "user": "gru_user.toml"},
+    "sasrec": {"none": "sasrec.toml"},
+}
+"""Settings that were chosen on validation: model -> what is protected -> file."""
 
 
 def settings_for(
@@ -31,8 +38,8 @@ def settings_for(
     """Compose the settings of `fedrec simulate`.
 
     Args:
-        config: A TOML file; if absent the packaged `experiments/default.toml`, or `user.toml`
-            or `open.toml` when an option asks for unit=user or unit=none.
+        config: A TOML file; if absent the packaged one for the model and the unit asked for,
+            `experiments/default.toml` for neither.
         flags: Dotted key -> value of the named options that were given.
         assignments: Texts "a.b=c" of `--set`.
         out: Run directory.
@@ -49,6 +56,8 @@ def settings_for(
         table = stored.to_table()
     else:
         table = read_toml(config if config is not None else _default(flags, assignments))
+        if config is None and flags.get("privacy.unit") == "interaction":
+            place(table, "privacy.trust", "local")
     _change_method(table, flags)
     for text in assignments:
         place(table, *assignment(text))
@@ -128,8 +137,11 @@ def _default(flags: Mapping[str, object], assignments: Sequence[str]) -> Path:
     chosen for anyone.
     """
     asked = dict(assignment(text) for text in assignments) | dict(flags)
-    name = UNITS.get(str(asked.get("privacy.unit")), "default.toml")
-    return Path(__file__).parent / "experiments" / name
+    unit = str(asked.get("privacy.unit", "user"))
+    usual = "mf" if unit == "interaction" else "transitions"
+    model = str(asked.get("model.name", usual))
+    files = PACKAGED.get(model, PACKAGED[usual])
+    return Path(__file__).parent / "experiments" / files.get(unit, next(iter(files.values())))
 
 
 def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:

@@ -206,6 +206,7 @@ def _result(
             "client_updates_per_core_second": meter.updates_per_core_second,
             "bytes_up_per_user": learned.bytes_up,
             "bytes_down_per_user": learned.bytes_down,
+            "bytes_of_model": sum(4 * value.size for value in learned.tensors.values()),
             "peak_rss_mb": peak_rss_mb(),
         },
         "confidence": {
@@ -223,7 +224,8 @@ def _private_popularity(job: _Job) -> Scorer:
     table = job.settings.to_table()
     table |= {"model": {"name": "popularity"}, "algorithm": {"name": "popularity"}}
     table["training"] |= {"rounds": 1, "cohort": 1.0}
-    table["privacy"] |= {"metrics_share": 0.0, "clip_quantile": 0.0}
+    plain = {"metrics_share": 0.0, "clip_quantile": 0.0, "separation": 1, "bands": 0}
+    table["privacy"] |= plain
     settings = Settings.from_table(table)
     catalogue = job.dataset.items.digest
     federation = Federation(settings=settings, split=job.split, catalogue=catalogue)

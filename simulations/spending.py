@@ -48,6 +48,8 @@ def privacy_block(plan: Plan, *, spends: Sequence[Spend], head: Head) -> dict[st
         "second_opinion": None,
         "noise_multiplier": plan.noise_multiplier,
         "clip_norm": plan.clip_norm,
+        "separation": plan.separation,
+        "bands": plan.bands,
         "audit": {"lower_bound": None},
         "ledger": head.as_dict(),
     }

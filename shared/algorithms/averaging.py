@@ -207,19 +207,22 @@ class Averaging(Alike):
         """Publish the item rows shrunk towards their start; keep the raw ones beside them."""
         step = state.round + 1
         start = state.optimiser.get("start.items", state.tensors["items"])
-        once = learning_rate(self.config.server, step=step, steps=plan.rounds)
-        fresh = once**2 * self._noise_variance(step, plan)
-        variance = state.optimiser.get("variance.items", np.zeros(1)) + fresh
-        shrunk = start + shrink_rows(moved["items"] - start, variance=float(variance[0]))
-        kept = {"raw.items": moved["items"], "start.items": start, "variance.items": variance}
+        past = state.optimiser.get("weights.items", np.zeros(0))
+        weights = np.zeros(step)
+        weights[: len(past)], weights[-1] = past, self._weight(step, plan)
+        # Noise follows the clip norm, which may have moved since: weights are kept times it.
+        now = (weights / plan.clip_norm).tolist()
+        deviation = plan.weighted_deviation(now, blocks=state.blocks)
+        shrunk = start + shrink_rows(moved["items"] - start, variance=deviation**2)
+        kept = {"raw.items": moved["items"], "start.items": start, "weights.items": weights}
         return State(tensors={**moved, "items": shrunk}, optimiser={**moments, **kept}, round=step)
 
-    def _noise_variance(self, round_: int, plan: Plan) -> float:
-        """Return the variance of the noise in the mean change of an item row (public)."""
-        deviation = plan.sum_deviation(round_) / plan.expected_cohort
+    def _weight(self, round_: int, plan: Plan) -> float:
+        """Return by what noise of one clip norm in a round's sum moves an item row (public)."""
+        rate = learning_rate(self.config.server, step=round_, steps=plan.rounds)
         if plan.unit is Unit.INTERACTION:
-            deviation *= self._blocks(round_, plan)["items"].rate
-        return deviation**2
+            rate *= self._blocks(round_, plan)["items"].rate
+        return rate * plan.clip_norm / plan.expected_cohort
 
     def _draw(self, cohort: Cohort, noise: NoiseSource | None) -> tuple[Slots, list[Batch]]:
         return draw_batches(

@@ -6,18 +6,28 @@ simulation node a cohort of thousands, the code is the same. `absorb` is the ser
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.data.interactions import Interactions
+from shared.errors import ConfigError
 from shared.models.base import Model
 from shared.privacy.plan import Plan
 from shared.privacy.release import LocalUpdate, Release
 from shared.randomness import NoiseSource
 
-__all__ = ["Algorithm", "Alike", "Cohort", "Memory", "Shapes", "State"]
+__all__ = [
+    "Algorithm",
+    "Alike",
+    "Cohort",
+    "Memory",
+    "Shapes",
+    "State",
+    "Summing",
+    "check_alike",
+]
 
 Array = NDArray[np.float64]
 Memory = Mapping[str, Array]
@@ -52,11 +62,13 @@ class State:
         tensors: The global model, sent to devices.
         optimiser: Server-side moments and the like, never sent.
         round: Rounds absorbed so far.
+        blocks: Rounds at which correlated noise began afresh (`Plan.weighted_deviation`).
     """
 
     tensors: Mapping[str, Array] = field(repr=False)
     optimiser: Mapping[str, Array] = field(repr=False)
     round: int
+    blocks: tuple[int, ...] = (1,)
 
 
 class _Modelled(Protocol):
@@ -142,5 +154,39 @@ class Algorithm(Protocol):
         """Server half: the next state from the validated sum over all users of the round.
 
         Denominators are public: `plan.expected_cohort`, never the number of replies.
+        """
+        ...
+
+
+def check_alike(algorithm: Algorithm, plan: Plan) -> None:
+    """Refuse correlated noise where rounds differ: the ledger keeps users apart by purpose.
+
+    Raises:
+        ConfigError: Rounds release different tensors, or for different purposes.
+    """
+    if plan.bands == 1:
+        return
+    rounds = range(1, plan.rounds + 1)
+    shapes = [dict(algorithm.asked(round_)) for round_ in rounds]
+    if len({algorithm.purpose(round_) for round_ in rounds}) > 1 or shapes != shapes[:1] * len(
+        shapes
+    ):
+        raise ConfigError(
+            "Expected rounds of one purpose and the same tensors where noise is correlated; set "
+            "privacy.bands=1 or choose another algorithm."
+        )
+
+
+@runtime_checkable
+class Summing(Protocol):
+    """A method that can sum up a cohort without making each user's update: for `unit = none`."""
+
+    def contribute_sum(
+        self, state: State, cohort: Cohort, plan: Plan
+    ) -> tuple[Mapping[str, Array], Memory]:
+        """Device half without protection: the sum of what `contribute` returns, and the memory.
+
+        Returns:
+            float64 sums over the users by tensor name, and the users' new memory.
         """
         ...

@@ -14,6 +14,7 @@ Guarantees:
     the report is bounded: its norm is at most the clip norm, whatever the model says.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -109,7 +110,8 @@ class Measured:
         """Learn from all but the latest event, or measure it."""
         known, latest = _cut(cohort.histories)
         if cohort.round < self.rounds:
-            return self.inner.contribute(state, replace(cohort, histories=known), plan)
+            learning = replace(cohort, histories=known)
+            return self.inner.contribute(state, learning, _learning(plan, self.share))
         values = self._measure(state, known, latest) - 0.5
         users, size = values.shape
         owner, index = np.divmod(np.arange(users * size, dtype=np.int64), size)
@@ -130,7 +132,7 @@ class Measured:
     def absorb(self, state: State, total: Mapping[str, Array], plan: Plan) -> State:
         """Take the inner method's step, or keep what was measured beside the model."""
         if state.round + 1 < self.rounds:
-            return self.inner.absorb(state, total, plan)
+            return self.inner.absorb(state, total, _learning(plan, self.share))
         unit = BOUND / plan.clip_norm / plan.expected_cohort
         deviation = plan.sum_deviation(self.rounds) * unit
         kept = {"measured": total[NAME] * unit + 0.5, "measured.deviation": np.array(deviation)}
@@ -144,6 +146,21 @@ class Measured:
         values = np.stack([hit_rate(ranks, CUT), ndcg(ranks, CUT)], axis=1)
         nothing = (latest < 0) | (known.lengths == 0)
         return np.where(nothing[:, None] | ~np.isfinite(values), 0.5, values)
+
+
+def _learning(plan: Plan, share: float) -> Plan:
+    """Return the plan of the rounds before the last: the same noise in each, one round fewer."""
+    rounds, rest = plan.rounds - 1, 1.0 - share
+    shares = tuple(part / rest for part in plan.shares[:-1])
+    scale = math.sqrt(rounds / (plan.rounds * rest))
+    return replace(
+        plan,
+        rounds=rounds,
+        participations=rounds,
+        shares=shares,
+        noise_multiplier=plan.noise_multiplier * scale,
+        metrics_share=0.0,
+    )
 
 
 def _cut(histories: Interactions) -> tuple[Interactions, NDArray[np.int64]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
+from shared.algorithms.gradient import Gradient, GradientConfig
 from shared.algorithms.gram import Gram, GramConfig, gram_head_size
 from shared.algorithms.ials import Ials, IalsConfig
 from shared.algorithms.measured import Measured
@@ -29,11 +30,12 @@ from shared.models.base import Model
 from shared.models.linear import Linear
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
+from shared.models.sequence import SequenceModel
 from shared.models.transitions import TransitionsModel
 from shared.models.zoo import MODELS
 from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
-__all__ = ["ALGORITHMS", "build", "measured", "sized"]
+__all__ = ["ALGORITHMS", "WHOLE_USERS", "build", "check_unit", "measured", "sized"]
 
 
 def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm:
@@ -55,6 +57,12 @@ def _ials(config: IalsConfig, model: Model, n_items: int) -> Algorithm:
     return Ials(model=squared, config=config)
 
 
+def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, SequenceModel):
+        raise ConfigError("algorithm=gradient learns model=gru or sasrec; choose one of them.")
+    return Gradient(model=model, config=config)
+
+
 def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorithm:
     if not isinstance(model, PopularityModel):
         raise ConfigError("algorithm=popularity learns model=popularity; choose that model.")
@@ -71,6 +79,7 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
     "gram": (GramConfig, _gram),
     "ials": (IalsConfig, _ials),
+    "gradient": (GradientConfig, _gradient),
     "popularity": (PopularityConfig, _popularity),
     "transitions": (TransitionsTraining, _transitions),
 }
@@ -83,6 +92,22 @@ HEADS: dict[str, tuple[str, Callable[[float, int], int]]] = {
     "transitions": ("model.head", head_size),
 }
 """Model or algorithm -> setting of the head of its private runs, and its rule."""
+
+WHOLE_USERS = frozenset({"gradient", "gram", "ials", "transitions"})
+"""Methods in which one interaction is in many examples: they protect whole users or nobody."""
+
+
+def check_unit(algorithm: str, unit: Unit) -> None:
+    """Refuse a method that cannot protect the unit that is asked for.
+
+    Raises:
+        ConfigError: One interaction is to be protected, and one is in many of its examples.
+    """
+    if unit is Unit.INTERACTION and algorithm in WHOLE_USERS:
+        raise ConfigError(
+            f"algorithm={algorithm} cannot protect one interaction, which is in many of its "
+            "examples: use privacy.unit='user', or 'none'."
+        )
 
 
 def build(

@@ -181,6 +181,15 @@ class Transitions:
         )
         return LocalUpdate(tensors=rows, users=cohort.histories.n_users), {}
 
+    def contribute_sum(
+        self, state: State, cohort: Cohort, plan: Plan
+    ) -> tuple[Mapping[str, Array], Memory]:
+        """Return the cohort's counts and pairs in dense sums: for runs without protection."""
+        if not self._head:
+            return self._sums(cohort, plan), {}
+        update, memory = self.contribute(state, cohort, plan)
+        return {name: rows.total() for name, rows in update.tensors.items()}, memory
+
     def contribute_per_interaction(
         self, state: State, cohort: Cohort, plan: Plan, noise: NoiseSource
     ) -> tuple[Release, Memory]:
@@ -252,20 +261,22 @@ class Transitions:
 
     def _plain(self, cohort: Cohort, plan: Plan) -> LocalUpdate:
         """Return the cohort's sums under its first user: nothing is clipped, so nobody has rows."""
-        if plan.unit is not Unit.NONE:
-            raise ConfigError("Expected model.head of 2 or more to protect users, found 0; set it.")
-        n_items = self.model.n_items
-        items = distinct(cohort.histories)[1]
-        sums = {
-            "counts": np.bincount(items, minlength=n_items).astype(np.float64),
-            "pairs": pair_sums(cohort.histories, self._decays).reshape(n_items * n_items, -1),
-        }
         rows = {}
-        for name, values in sums.items():
+        for name, values in self._sums(cohort, plan).items():
             index = np.flatnonzero((values.reshape(len(values), -1) != 0.0).any(axis=1))
             first = np.zeros(len(index), dtype=np.int64)
             rows[name] = Rows(owner=first, index=index, values=values[index], shape=values.shape)
         return LocalUpdate(tensors=rows, users=cohort.histories.n_users)
+
+    def _sums(self, cohort: Cohort, plan: Plan) -> dict[str, Array]:
+        if plan.unit is not Unit.NONE:
+            raise ConfigError("Expected model.head of 2 or more to protect users, found 0; set it.")
+        n_items = self.model.n_items
+        items = distinct(cohort.histories)[1]
+        return {
+            "counts": np.bincount(items, minlength=n_items).astype(np.float64),
+            "pairs": pair_sums(cohort.histories, self._decays).reshape(n_items * n_items, -1),
+        }
 
     def _solved(self, total: Mapping[str, Array], plan: Plan) -> Array:
         """Solve the ridge regression from plain sums, float32 inside to bound the memory."""

@@ -115,7 +115,8 @@ class TransitionsModel:
 
         Guarantees:
             items outside the head follow below it by count, never tied by a large offset.
-            without head items in the history the order is that of the counts.
+            without head items in the history, or before weights are learned, the order is that of
+        the counts.
         """
         scores = np.empty((histories.n_users, self.n_items))
         for start in range(0, histories.n_users, BATCH):
@@ -151,13 +152,15 @@ def head_scores(query: "csr_array", weights: Array, *, counts: Array, head: Ints
     Args:
         query: float64 [rows, head], what each row knows of the head.
         weights: float64 [head, head].
-        counts: float64 [items]; a row that knows nothing of the head has these for scores.
+        counts: float64 [items]; a row that knows nothing of the head has these for scores, and
+            every row has while there are no weights.
         head: int64 [head], items of the head.
     """
     inside = np.asarray(query @ weights)
     scores = _below(counts, inside.min(axis=1))
     scores[:, head] = inside
     unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
+    unknown |= not weights.any()
     scores[unknown] = counts
     return scores
 

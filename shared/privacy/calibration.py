@@ -6,14 +6,18 @@ from typing import Final
 from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon as epsilon_after
 from shared.privacy.accounting import gaussian_epsilon
+from shared.privacy.bands import sensitivity
 from shared.privacy.bounds import count, number
 from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
 from shared.privacy.secure_sum.graph import LEAST_DEVICES
 
-__all__ = ["default_delta", "make_plan", "noise_multiplier"]
+__all__ = ["correlated_multiplier", "default_delta", "make_plan", "noise_multiplier"]
 
 CLOSENESS: Final = 0.005
 """How far below its target a calibrated epsilon may lie (a share of it, under epsilon 1)."""
+
+SLACK: Final = 1.0 + 1e-9
+"""More noise than is needed, so that no order of summing up the columns exceeds the budget."""
 
 
 def default_delta(users: int) -> float:
@@ -53,6 +57,25 @@ def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, step
     return _least_noise(target=target, delta=delta, rate=rate, steps=total, enough=enough)
 
 
+def correlated_multiplier(
+    *, epsilon: float, delta: float, rounds: int, separation: int, bands: int
+) -> float:
+    """Return the noise z, in clip norms, with which a whole run stays within (epsilon, delta).
+
+    Args:
+        epsilon: Target, add-or-remove.
+        delta: Failure probability.
+        rounds: Rounds of the run.
+        separation: Least distance of two participations, enforced by the device.
+        bands: Coefficients of a column, at most `separation`.
+
+    Raises:
+        ConfigError: As for `sensitivity`; or epsilon or delta is out of range.
+    """
+    single = noise_multiplier(epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=1)
+    return SLACK * single * sensitivity(rounds=rounds, separation=separation, bands=bands)
+
+
 def make_plan(
     config: PrivacyConfig,
     *,
@@ -77,11 +100,17 @@ def make_plan(
             release leaves a device however it learned: rate and steps of the plan are 1.
         shares: Of the budget by round (`Plan.shares`).
 
+    Where devices keep apart, `participations` is what they allow: the ceiling of rounds over
+    separation.
+
     Raises:
-        ConfigError: A number is out of range, the cohort exceeds the population, or delta is above
-            1/users.
+        ConfigError: A number is out of range, the cohort exceeds the population or is too large
+            for the separation, or delta is above 1/users.
     """
     count("cohort", cohort, most=count("users", users), why="ask for no more users than there are")
+    if config.separation > 1:
+        _check_cohort(cohort, users=users, separation=config.separation)
+        participations = -(-count("rounds", rounds) // config.separation)
     if config.unit is Unit.USER:
         sampling_rate, steps_per_round = 1.0, 1
     delta, sigma, budget = 0.0, 0.0, math.inf
@@ -90,6 +119,15 @@ def make_plan(
         steps = count("participations", participations) * count("steps_per_round", steps_per_round)
         sigma = noise_multiplier(
             epsilon=budget, delta=delta, sampling_rate=sampling_rate, steps=steps
+        )
+    bands = config.bands or config.separation
+    if bands > 1:
+        sigma = correlated_multiplier(
+            epsilon=budget,
+            delta=delta,
+            rounds=rounds,
+            separation=config.separation,
+            bands=bands,
         )
     return Plan(
         unit=config.unit,
@@ -108,8 +146,25 @@ def make_plan(
         clip_quantile=config.clip_quantile,
         clip_share=config.clip_share if config.clip_quantile else 0.0,
         metrics_share=config.metrics_share,
+        separation=config.separation,
+        bands=bands,
         **_silent(config, cohort),
     )
+
+
+def _check_cohort(cohort: int, *, users: int, separation: int) -> None:
+    """Refuse a cohort after which too few users are left that may take part.
+
+    Raises:
+        ConfigError: The users do not last for `separation` rounds.
+    """
+    if cohort * separation > users:
+        largest = math.floor(1e4 / separation) / 1e4
+        raise ConfigError(
+            f"Expected training.cohort <= {largest:g} with privacy.separation={separation}, found "
+            f"{cohort} of {users} users: each of them sits out the {separation - 1} rounds after "
+            "the one that it is in."
+        )
 
 
 def _silent(config: PrivacyConfig, cohort: int) -> dict[str, int]:

@@ -25,6 +25,8 @@ release that costs it \(\mu_j^2 = c_j^2 / z^2\) (`echo_spend`), in sum what the 
 echo that stays away costs utility alone. Where contributions are rounded to a grid, the bound of
 an echo is the one of `quantisation` for the clip norm c_j S: rounding does not shrink with c_j.
 
+Runs have the central half; under distributed trust `Plan` refuses more than one band for now.
+
 Rms noise of the running sum in clip norms, delta 1e-6, separation = bands:
 
     rounds  separation  epsilon  independent  correlated
@@ -46,15 +48,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Final, Never
+from typing import Never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError, RunError
-from shared.privacy.accounting import Spend
+from shared.privacy.bands import coefficients
 from shared.privacy.bounds import count, number
-from shared.privacy.calibration import noise_multiplier as independent_multiplier
 from shared.privacy.gaussian import ROUNDING, perturb
 from shared.privacy.plan import Plan
 from shared.privacy.release import ClippedUpdate, Release, check_entrusted
@@ -63,134 +64,11 @@ from shared.randomness import NoiseSource
 __all__ = [
     "CorrelatedNoise",
     "Decoder",
-    "coefficients",
-    "column_norm",
-    "correlated_multiplier",
-    "echo_spend",
     "encode",
     "iterate_rms",
-    "participation_spend",
-    "sensitivity",
 ]
 
 Array = NDArray[np.float64]
-
-SLACK: Final = 1.0 + 1e-9
-"""More noise than is needed, so that no order of summing up the columns exceeds the budget."""
-
-
-def coefficients(bands: int) -> Array:
-    """Return c_0 .. c_{bands-1}, float64, from 1 downwards.
-
-    >>> coefficients(4).tolist()
-    [1.0, 0.5, 0.375, 0.3125]
-
-    Raises:
-        ConfigError: `bands` is not a whole number of at least 1.
-    """
-    steps = np.arange(1, count("bands", bands))
-    return np.concatenate([[1.0], np.cumprod((2 * steps - 1) / (2 * steps))])
-
-
-def column_norm(*, bands: int, rounds_left: int) -> float:
-    """Return the norm of the column of a round, exact at the end of the run too.
-
-    Args:
-        bands: Coefficients of a whole column.
-        rounds_left: Rounds from this one to the last, both counted; fewer than `bands` cut it off.
-
-    Raises:
-        ConfigError: A number is not a whole number of at least 1.
-    """
-    kept = coefficients(bands)[: count("rounds_left", rounds_left)]
-    return float(np.linalg.norm(kept))
-
-
-def sensitivity(*, rounds: int, separation: int, bands: int) -> float:
-    """Return how far one user moves C x at most, in clip norms.
-
-    The worst user comes in round 1 and then every `separation` rounds: no column starts earlier,
-    and a column is never longer than an earlier one.
-
-    Args:
-        rounds: Rounds of the run.
-        separation: Least distance of two participations of a user; 1 allows every round.
-        bands: Coefficients of a column, at most `separation`; 1 is independent noise.
-
-    Raises:
-        ConfigError: A number is out of range, or there are more bands than rounds of separation.
-
-    Guarantees:
-        Sensitivity is exact: no user who keeps the separation moves C x further, and one reaches
-        it.
-
-    >>> round(sensitivity(rounds=40, separation=10, bands=10), 3)
-    2.677
-    """
-    _check_bands(bands, separation)
-    firsts = range(0, count("rounds", rounds), separation)
-    norms = (column_norm(bands=bands, rounds_left=rounds - first) for first in firsts)
-    return sqrt(sum(norm * norm for norm in norms))
-
-
-def correlated_multiplier(
-    *, epsilon: float, delta: float, rounds: int, separation: int, bands: int
-) -> float:
-    """Return the noise z, in clip norms, with which a whole run stays within (epsilon, delta).
-
-    Args:
-        epsilon: Target, add-or-remove.
-        delta: Failure probability.
-        rounds: Rounds of the run.
-        separation: Least distance of two participations, enforced by the device.
-        bands: Coefficients of a column, at most `separation`.
-
-    Raises:
-        ConfigError: As for `sensitivity`; or epsilon or delta is out of range.
-    """
-    single = independent_multiplier(epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=1)
-    return SLACK * single * sensitivity(rounds=rounds, separation=separation, bands=bands)
-
-
-def participation_spend(
-    *, noise_multiplier: float, round: int, rounds: int, separation: int, bands: int
-) -> Spend:
-    """Return what one participation costs with all its echoes: |column|^2 / z^2, and nothing else.
-
-    Only right where the device refuses to come again within `separation` rounds
-    (`Ledger.reserve`).
-
-    Args:
-        noise_multiplier: z, the standard deviation of fresh noise in clip norms.
-        round: The round of the participation, from 1.
-        rounds: Rounds of the run.
-        separation: Least distance of two participations.
-        bands: Coefficients of a column, at most `separation`.
-
-    Raises:
-        ConfigError: A number is out of range, or there are more bands than rounds of separation.
-    """
-    _check_bands(bands, separation)
-    count("round", round, most=count("rounds", rounds), why="the run ends before")
-    norm = column_norm(bands=bands, rounds_left=rounds - round + 1)
-    return _spend(noise_multiplier, norm)
-
-
-def echo_spend(*, noise_multiplier: float, since: int, bands: int) -> Spend:
-    """Return what a device pays in one round under distributed trust: c_since^2 / z^2.
-
-    Args:
-        noise_multiplier: z, the standard deviation of the noise of the masked sum in clip norms.
-        since: Rounds since the participation; 0 is the participation itself.
-        bands: Coefficients of a column; there is no echo after `bands - 1` rounds.
-
-    Raises:
-        ConfigError: A number is out of range.
-    """
-    known = coefficients(bands)
-    if not 0 <= since < len(known):
-        raise ConfigError(f"Expected 0 <= since < bands={bands}, found {since}; send no echo then.")
-    return _spend(noise_multiplier, float(known[since]))
 
 
 def iterate_rms(*, rounds: int, bands: int, noise_multiplier: float) -> float:
@@ -366,14 +244,3 @@ class CorrelatedNoise:
         noise = self._decoder.step(fresh.tensors)
         noised = {name: value + deviation * noise[name] for name, value in total.items()}
         return Release(tensors=noised, users=users, private=fresh.private)
-
-
-def _check_bands(bands: int, separation: int) -> None:
-    """Columns closer than they are long overlap, and nothing here accounts for that."""
-    why = "columns of one user's rounds must not overlap: use fewer bands or a wider separation"
-    count("bands", bands, most=count("separation", separation), why=why)
-
-
-def _spend(noise_multiplier: float, norm: float) -> Spend:
-    sigma = number("noise_multiplier", noise_multiplier) / norm
-    return Spend(noise_multiplier=sigma, sampling_rate=1.0, steps=1)

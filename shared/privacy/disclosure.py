@@ -186,6 +186,7 @@ def _accesses(facts: Facts) -> dict[str, Any]:
     return {
         "rounds planned": terms.get("rounds"),
         "most rounds of one device, planned": terms.get("participations"),
+        "least distance in rounds between two of them": terms.get("separation"),
         "most noised steps of one user, charged": sum(s.steps for s in facts.worst) or None,
         "budget": {"epsilon": terms.get("epsilon"), "delta": terms.get("delta")},
         "renewal": "none: the budget holds for the ledger, not for a run or a day",
@@ -198,6 +199,7 @@ def _mechanism(facts: Facts) -> dict[str, Any]:
     full = facts.terms.get("sampling_rate") == 1.0
     return found | {
         "steps per round": facts.terms.get("steps_per_round"),
+        "rounds over which noise is correlated": facts.terms.get("bands"),
         "sampling": "none is claimed" if full else "by the device's own coin, in each step",
         "charged to the most charged user": [
             f"{s.steps} steps, noise multiplier {s.noise_multiplier:.6g}, rate {s.sampling_rate:g}"

@@ -6,12 +6,21 @@ or a name that would void the guarantee: what is wrong is said before any data i
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+import numpy as np
+
 from shared.errors import ConfigError
 from shared.privacy.accounting import Spend
+from shared.privacy.bands import (
+    check_bands,
+    participation_spend,
+    sensitivity,
+    weighted_norm,
+)
 from shared.privacy.bounds import count, number
 from shared.privacy.charges import Budget
 from shared.randomness import NOISE_NAMES
@@ -58,6 +67,10 @@ class PrivacyConfig:
         clip_share: Of the budget, in mu^2, for the bits that move the clip norm.
         metrics_share: Of the budget, in mu^2, for one more round in which devices measure the
             final model; 0 measures nothing.
+        separation: A device takes part at most once in any so many consecutive rounds, and
+            refuses to come sooner; 1 allows every round (unit "user").
+        bands: Rounds over which noise is correlated (`correlated`; trust "central"): 1 is
+            independent noise, 0 as many as the separation allows.
 
     Raises:
         ConfigError: A number is not finite or out of range, a name is unknown, or the unit and
@@ -75,6 +88,8 @@ class PrivacyConfig:
     clip_quantile: float = 0.0
     clip_share: float = 0.01
     metrics_share: float = 0.0
+    separation: int = 1
+    bands: int = 0
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -87,6 +102,7 @@ class PrivacyConfig:
         if self.delta is not None:
             object.__setattr__(self, "delta", number("delta", self.delta))
         object.__setattr__(self, "clip_norm", number("clip_norm", self.clip_norm))
+        _check_separation(self, bands=self.bands or self.separation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +131,9 @@ class Plan:
         clip_quantile: As in the request; with it `clip_norm` is that of one round.
         clip_share: As in the request.
         metrics_share: As in the request; the last round is then a measurement.
+        separation: Least distance in rounds of two participations; devices refuse to come sooner.
+        bands: Rounds over which the noise is correlated; 1 for independent noise. The multiplier
+            is then of the fresh draws.
 
     Raises:
         ConfigError: As for `PrivacyConfig`; also when a plan without protection claims some.
@@ -138,6 +157,8 @@ class Plan:
     clip_quantile: float = 0.0
     clip_share: float = 0.0
     metrics_share: float = 0.0
+    separation: int = 1
+    bands: int = 1
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -159,6 +180,12 @@ class Plan:
                 "Expected sampling_rate=1 and steps_per_round=1 with unit=user, found "
                 f"{self.sampling_rate:g} and {self.steps_per_round}: a participation is one "
                 "release of a whole contribution, and no sampling is claimed."
+            )
+        _check_separation(self, bands=self.bands)
+        if self.bands > 1 and self.shares:
+            raise ConfigError(
+                "Expected no shares of the budget by round where noise is correlated; set "
+                "privacy.bands=1 or choose another algorithm."
             )
 
     def _check_shares(self) -> None:
@@ -203,11 +230,19 @@ class Plan:
         return self.noise_multiplier / math.sqrt(self.shares[round - 1] * self.rounds)
 
     def spend(self, round: int) -> Spend:
-        """Return what taking part in a round, from 1, costs one unit.
+        """Return what taking part in a round, from 1, costs one unit in all.
 
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
+        if self.bands > 1:
+            return participation_spend(
+                noise_multiplier=self.noise_multiplier,
+                round=round,
+                rounds=self.rounds,
+                separation=self.separation,
+                bands=self.bands,
+            )
         return Spend(
             noise_multiplier=self.multiplier(round),
             sampling_rate=self.sampling_rate,
@@ -215,12 +250,12 @@ class Plan:
         )
 
     def spends(self, rounds: int) -> tuple[Spend, ...]:
-        """Return what the first `rounds` participations cost one unit.
+        """Return what the first `rounds` participations cost a unit that comes as soon as it may.
 
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
-        return tuple(self.spend(round) for round in range(1, rounds + 1))
+        return tuple(self.spend(1 + turn * self.separation) for turn in range(rounds))
 
     @property
     def total_spend(self) -> Spend:
@@ -229,6 +264,10 @@ class Plan:
         Raises:
             ConfigError: The plan protects nothing, so there is nothing to account.
         """
+        if self.bands > 1:
+            moved = sensitivity(rounds=self.rounds, separation=self.separation, bands=self.bands)
+            whole = self.noise_multiplier / moved
+            return Spend(noise_multiplier=whole, sampling_rate=1.0, steps=1)
         return Spend(
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
@@ -259,8 +298,33 @@ class Plan:
 
         It is public. With trust=distributed all of the cohort are taken to answer; with
         unit=interaction it is that of steps of length 1. What rides along in the release for a
-        share of its budget is taken off before.
+        share of its budget is taken off before. With several bands it is the marginal one: noises
+        of different rounds are then correlated, and only `weighted_deviation` says what is in a
+        sum over rounds.
         """
+        if self.bands > 1:
+            return self.weighted_deviation((*[0.0] * (round - 1), 1.0))
+        return self._fresh_deviation(round)
+
+    def weighted_deviation(
+        self, weights: Sequence[float], *, blocks: tuple[int, ...] = (1,)
+    ) -> float:
+        """Return the standard deviation of the noise in a weighted sum over rounds, exactly.
+
+        Args:
+            weights: Of the sums of rounds 1, 2, ...; 0 for a round that is not in it.
+            blocks: Rounds at which correlated noise began afresh: 1, and after each restart.
+
+        Guarantees:
+            Weighted deviation is exact: it is that of the released noise, whatever the weights.
+        """
+        if self.bands > 1:
+            norm = weighted_norm(np.asarray(weights), bands=self.bands, blocks=blocks)
+            return self._fresh_deviation(1) * norm
+        return math.hypot(*(w * self._fresh_deviation(r) for r, w in enumerate(weights, 1)))
+
+    def _fresh_deviation(self, round: int) -> float:
+        """Return the standard deviation of what is drawn for one value of a round's sum."""
         once = self.multiplier(round) * self.clip_norm
         if self.clip_quantile:
             once /= math.sqrt(1.0 - self.clip_share)
@@ -290,6 +354,30 @@ def _check_names(settings: PrivacyConfig | Plan) -> None:
         raise ConfigError(
             f"Expected trust=local with unit=interaction, found trust={trust}; the device itself "
             "must add the noise that hides one interaction."
+        )
+
+
+def _check_separation(settings: PrivacyConfig | Plan, *, bands: int) -> None:
+    """Refuse a separation that nothing enforces or that correlated noise would break.
+
+    A unit that comes every round has no separation, which is what 1 says.
+    """
+    check_bands(bands, settings.separation)
+    shared = settings.unit is Unit.USER and settings.trust is not Trust.LOCAL
+    if settings.separation > 1 and not shared:
+        raise ConfigError(
+            f"Expected separation=1 with unit={settings.unit} and trust={settings.trust}, found "
+            f"{settings.separation}; it is for unit=user with trust=central or distributed."
+        )
+    if bands > 1 and settings.trust is Trust.DISTRIBUTED:
+        raise ConfigError(
+            "Expected trust=central where noise is correlated, found trust=distributed, under "
+            "which devices cannot yet do so in a run; set privacy.bands=1 for independent noise."
+        )
+    if bands > 1 and (settings.clip_quantile or settings.metrics_share):
+        raise ConfigError(
+            "Expected clip_quantile=0 and metrics_share=0 where noise is correlated: all rounds "
+            "must be of one kind and one clip norm; set privacy.bands=1."
         )
 
 

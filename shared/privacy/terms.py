@@ -32,6 +32,12 @@ MECHANISMS: Final = {
     "user/central": "Gaussian mechanism on the server: whole contributions clipped, version 1",
 }
 
+CORRELATED: Final = (
+    "; noise correlated over rounds by a banded square-root Toeplitz matrix, devices keep the "
+    "separation, version 1"
+)
+"""What is added to the name where there is more than one band."""
+
 ROOMS: Final = ("client", "server", "shared")
 
 
@@ -56,6 +62,8 @@ class Terms:
         noise: Source of the protective draws.
         shares: Of the budget by round, in mu^2; empty where all rounds are alike.
         honest: Fewest honest devices whose noise is counted in a sum; None where nobody shares it.
+        separation: Least distance in rounds of two participations, which devices enforce.
+        bands: Rounds over which the noise is correlated; 1 for independent noise.
         mechanism: Name and version of the mechanism; None where this version knows no name.
     """
 
@@ -75,6 +83,8 @@ class Terms:
     shares: tuple[float, ...]
     honest: int | None
     metrics_share: float
+    separation: int
+    bands: int
     mechanism: str | None
 
     @classmethod
@@ -98,12 +108,19 @@ class Terms:
             shares=plan.shares,
             honest=plan.honest if plan.trust is Trust.DISTRIBUTED and protected else None,
             metrics_share=plan.metrics_share,
-            mechanism=MECHANISMS.get(f"{plan.unit}/{plan.trust}"),
+            separation=plan.separation,
+            bands=plan.bands,
+            mechanism=_mechanism(plan),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, for a record."""
         return asdict(self) | {"shares": list(self.shares)}
+
+
+def _mechanism(plan: Plan) -> str | None:
+    name = MECHANISMS.get(f"{plan.unit}/{plan.trust}")
+    return name + CORRELATED if name and plan.bands > 1 else name
 
 
 def _clip_policy(plan: Plan) -> str:

@@ -133,6 +133,8 @@ PLAN: dict[str, type] = {
     "clip_quantile": float,
     "clip_share": float,
     "metrics_share": float,
+    "separation": int,
+    "bands": int,
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.privacy.bands import coefficients
 from shared.privacy.plan import Unit
 from simulations.attack.rehearsal import Rehearsal
 from simulations.attack.transcript import flat
@@ -65,11 +66,29 @@ def residuals(rehearsal: Rehearsal) -> list[Residual]:
 
 def _sums(rehearsal: Rehearsal) -> list[Residual]:
     seen, found = rehearsal.transcript, []
-    for round_, total in sorted(seen.totals.items()):
-        deviation = seen.plans[round_].sum_deviation(round_)
-        clean = seen.clean[round_]
-        noise = {name: (value - clean[name]) / deviation for name, value in total.items()}
+    noises = {
+        round_: {name: value - seen.clean[round_][name] for name, value in total.items()}
+        for round_, total in seen.totals.items()
+    }
+    for round_ in sorted(noises):
+        plan = seen.plans[round_]
+        fresh = _fresh(noises, round_, bands=plan.bands)
+        deviation = plan.multiplier(round_) * plan.clip_norm
+        deviation = deviation if plan.bands > 1 else plan.sum_deviation(round_)
+        noise = {name: value / deviation for name, value in fresh.items()}
         found.append(Residual(round=round_, source=SUM, tensors=noise))
+    return found
+
+
+def _fresh(
+    noises: Mapping[int, Mapping[str, Array]], round_: int, *, bands: int
+) -> dict[str, Array]:
+    """Return the independent noise of a round whose noise takes back some of the rounds before."""
+    found = dict(noises[round_])
+    for lag, weight in enumerate(coefficients(bands).tolist()):
+        if lag and round_ - lag in noises:
+            before = noises[round_ - lag]
+            found = {name: value + weight * before[name] for name, value in found.items()}
     return found
 
 

@@ -223,3 +223,27 @@ def test_the_disclosure_of_a_bare_ledger_says_unknown(run: Path, tmp_path: Path)
     page = (tmp_path / "out" / "disclosure.md").read_text()
     assert "- test: unknown" in page
     assert "- claimed epsilon: unknown" in page
+
+
+def test_correlated_noise_of_a_whole_run_verifies(tmp_path: Path) -> None:
+    """Columns, their cut-off ends included, come to the claimed epsilon by both accountants."""
+    settings = ("unit='user'", "trust='central'", "separation=3", "noise='os'")
+    words = [word for one in settings for word in ("--set", f"privacy.{one}")]
+    cohort = ("--set", "training.cohort=0.3", "--rounds", "7", "--epsilon", "4")
+    place = simulated(tmp_path, *words, *cohort)
+    code, report, _ = audited(place)
+    assert (code, report["verdict"]) == (0, "verified")
+    claim = json.loads((place / "result.json").read_text())["privacy"]
+    assert (claim["separation"], claim["bands"]) == (3, 3)
+    assert claim["epsilon"] <= 4.0
+    page = RUN.invoke(app, ["audit", str(place), "--export", str(tmp_path / "disclosure")])
+    assert page.exit_code == 0
+    said = (tmp_path / "disclosure" / "disclosure.md").read_text()
+    assert "banded square-root Toeplitz" in said
+    assert "least distance in rounds between two of them: 3" in said
+    found = json.loads((place / "result.json").read_text())
+    found["privacy"]["bands"] = 1
+    (place / "result.json").write_text(json.dumps(found))
+    code, report, _ = audited(place)
+    assert code == 4
+    assert failed(report) == {"terms"}

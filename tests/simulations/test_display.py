@@ -39,6 +39,7 @@ def result(**changes: Any) -> dict[str, Any]:
             "client_updates_per_core_second": 10.0,
             "bytes_up_per_user": 1500,
             "bytes_down_per_user": 2_500_000,
+            "bytes_of_model": 4096,
             "peak_rss_mb": 100.0,
         },
     } | changes

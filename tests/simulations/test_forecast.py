@@ -7,20 +7,21 @@ from rich.console import Console
 
 from shared.config import Settings
 from shared.data.interactions import Interactions
+from shared.privacy.correlated import iterate_rms
 from simulations import forecast as room
 from simulations.display import Display
 from simulations.forecast import forecast
 from simulations.outlook import show_forecast
 
 
-def planned(dataset: str, **privacy: object):
+def planned(dataset: str, *, cohort: float = 1.0, **privacy: object):
     settings = Settings.from_table(
         {
             "data": {"dataset": dataset},
             "model": {"name": "popularity"},
             "algorithm": {"name": "popularity"},
             "privacy": {"unit": "user", "trust": "central", "epsilon": 3.0} | privacy,
-            "training": {"rounds": 4},
+            "training": {"rounds": 4, "cohort": cohort},
         }
     )
     with Display(silent=True) as display:
@@ -51,6 +52,22 @@ def test_the_plan_stands_beside_its_alternatives(path: str) -> None:
     shared = beside["trust=distributed"]["noise_of_mean"]
     assert shared == pytest.approx((30 / 27) ** 0.5 * central)
     assert plan["bytes_up_per_user"] == 4 * 4 * 20
+
+
+def test_a_separation_shows_what_correlated_noise_saves(path: str) -> None:
+    found = planned(path, cohort=0.25, separation=4)
+    plan, alone = found["plan"], planned(path, cohort=0.25, separation=4, bands=1)["plan"]
+    assert set(found["alternatives"]) == {"rounds=2", "rounds=8"}
+    assert (plan["separation"], plan["bands"], plan["participations"]) == (4, 4, 1)
+    # Seven users a round: by hand, the rms of the running sum's noise.
+    squares = sum(t * alone["noise_multiplier"] ** 2 for t in (1, 2, 3, 4)) / 4
+    assert alone["noise_of_iterate"] == pytest.approx(squares**0.5 / 7)
+    rms = iterate_rms(rounds=4, bands=4, noise_multiplier=plan["noise_multiplier"])
+    assert plan["noise_of_iterate"] == pytest.approx(rms / 7)
+    assert plan["noise_of_iterate"] < alone["noise_of_iterate"]
+    out = io.StringIO()
+    show_forecast(found, out=Console(file=out, width=160))
+    assert "rounds of correlated noise" in out.getvalue()
 
 
 def test_interactions_have_no_other_trust(path: str) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from shared.config import Settings
 from shared.errors import ConfigError
+from simulations import options
 from simulations.directory import manifest, write_json
-from simulations.options import assignment, settings_for
+from simulations.options import PACKAGED, assignment, settings_for
 
 FILE = """
 seed = 5
@@ -51,6 +52,38 @@ def test_packaged_defaults_are_the_run_without_a_file() -> None:
     settings = composed(None, {})
     assert settings.data.dataset == "ml-100k"
     assert settings.privacy.noise == "os"
+    asked = (settings.model.name, settings.privacy.unit, settings.privacy.trust)
+    assert asked == ("transitions", "user", "distributed")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({"privacy.unit": "none"}, ("transitions", "none")),
+        ({"privacy.unit": "interaction"}, ("mf", "interaction")),
+        ({"model.name": "mf"}, ("mf", "user")),
+        ({"model.name": "mf", "privacy.unit": "none"}, ("mf", "none")),
+        ({"model.name": "popularity"}, ("popularity", "user")),
+        (
+            {"model.name": "popularity", "privacy.unit": "interaction"},
+            ("popularity", "interaction"),
+        ),
+        ({"model.name": "popularity", "privacy.unit": "none"}, ("popularity", "none")),
+    ],
+)
+def test_each_model_and_unit_has_settings_of_its_own(
+    words: dict[str, Any], found: tuple[str, str]
+) -> None:
+    settings = composed(None, words)
+    assert (settings.model.name, str(settings.privacy.unit)) == found
+
+
+def test_every_packaged_file_is_named_and_reads() -> None:
+    folder = Path(options.__file__).parent / "experiments"
+    named = {name for files in PACKAGED.values() for name in files.values()}
+    assert named <= {path.name for path in folder.glob("*.toml")}
+    for path in folder.glob("*.toml"):
+        assert composed(path, {}).data.dataset
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,17 @@ def test_banners(changed, privacy, word):
 
 def test_a_run_leaves_a_page_that_can_be_written_again(tmp_path: Path, events_file: Path) -> None:
     out = tmp_path / "out"
-    words = ["simulate", "--dataset", str(events_file), "--unit", "none", "--rounds", "2"]
+    words = [
+        "simulate",
+        "--dataset",
+        str(events_file),
+        "--unit",
+        "none",
+        "--model",
+        "mf",
+        "--rounds",
+        "2",
+    ]
     words += ["--set", "evaluation.full=['hit_rate@10','ndcg@10']", "--out", str(out)]
     done = RUN.invoke(app, [*words, "--set", "evaluation.negatives=10"])
     assert done.exit_code == 0, done.output

@@ -49,6 +49,23 @@ def test_shares_leave_the_rest_to_learning() -> None:
         replace(METHOD, rounds=1)
 
 
+def test_learning_sees_its_own_rounds_and_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Plan] = []
+    real = Counting.absorb
+
+    def absorb(self: Counting, before: State, total: Any, given: Plan) -> State:
+        seen.append(given)
+        return real(self, before, total, given)
+
+    monkeypatch.setattr(Counting, "absorb", absorb)
+    whole = plan(noise_multiplier=3.0)
+    METHOD.absorb(METHOD.start(0), {"table": np.zeros((N_ITEMS, 2))}, whole)
+    (inner,) = seen
+    assert (inner.rounds, inner.metrics_share) == (2, 0.0)
+    for turn in (1, 2):
+        assert inner.multiplier(turn) == pytest.approx(whole.multiplier(turn))
+
+
 def test_the_measured_event_is_no_training_event() -> None:
     one = cohort([[1, 2, 3], [4], [], [5, 6]], round_=1)
     other = cohort([[1, 2, 9], [7], [], [5, 8]], round_=1)

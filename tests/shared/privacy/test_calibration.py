@@ -1,15 +1,16 @@
 """Noise, delta and plans from what a person asks for."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ConfigError
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting import epsilon, epsilon_of
 from shared.privacy.calibration import default_delta, make_plan, noise_multiplier
-from shared.privacy.plan import Plan, PrivacyConfig
+from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
 
 
 def plan(config: PrivacyConfig, **changes: object) -> Plan:
@@ -149,3 +150,60 @@ def test_whole_users_pay_once_a_round_whatever_they_do_locally(trust: str) -> No
 def test_delta_above_one_over_users_is_refused_for_whole_users() -> None:
     with pytest.raises(ConfigError, match="1/users"):
         plan(PrivacyConfig(unit="user", trust="central", delta=0.002))  # type: ignore[arg-type]
+
+
+def separated(**changes: Any) -> Plan:
+    """A plan of 40 rounds for 943 users who sit out nine rounds after each."""
+    config = PrivacyConfig(
+        unit=Unit.USER, trust=Trust.CENTRAL, epsilon=3.0, separation=10, **changes
+    )
+    return make_plan(
+        config,
+        users=943,
+        rounds=40,
+        cohort=94,
+        participations=4,
+        sampling_rate=1.0,
+        steps_per_round=1,
+    )
+
+
+def test_a_separation_plans_for_the_devices_that_keep_it() -> None:
+    whole, independent = separated(), separated(bands=1)
+    assert (whole.separation, whole.bands, whole.participations) == (10, 10, 4)
+    assert whole.noise_multiplier / noise_multiplier(
+        epsilon=3.0, delta=whole.delta, sampling_rate=1.0, steps=1
+    ) == pytest.approx(2.677, abs=1e-3)
+    assert independent.noise_multiplier == pytest.approx(
+        noise_multiplier(epsilon=3.0, delta=whole.delta, sampling_rate=1.0, steps=4)
+    )
+    for plan in (whole, independent):
+        assert epsilon_of(plan.spends(4), delta=plan.delta) == pytest.approx(3.0, abs=1e-6)
+        assert epsilon_of(plan.spends(4), delta=plan.delta) <= plan.epsilon
+        assert epsilon_of([plan.total_spend], delta=plan.delta) <= plan.epsilon
+
+
+def test_a_cohort_too_large_for_the_separation_is_refused() -> None:
+    config = PrivacyConfig(unit=Unit.USER, trust=Trust.CENTRAL, separation=6)
+    whole: dict[str, Any] = {"participations": 4, "sampling_rate": 1.0, "steps_per_round": 1}
+    with pytest.raises(ConfigError, match=r"training\.cohort <= 0\.1666 with .*separation=6"):
+        make_plan(config, users=600, rounds=4, cohort=101, **whole)
+    make_plan(config, users=600, rounds=4, cohort=100, **whole)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"separation": 0},
+        {"separation": 2.5},
+        {"separation": 3, "bands": 4},
+        {"separation": 3, "bands": -1},
+        {"separation": 3, "trust": Trust.LOCAL},
+        {"separation": 3, "trust": Trust.DISTRIBUTED},
+        {"separation": 3, "unit": Unit.NONE, "trust": Trust.LOCAL},
+        {"separation": 3, "clip_quantile": 0.5},
+    ],
+)
+def test_an_impossible_separation_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="Expected"):
+        PrivacyConfig(**{"unit": Unit.USER, "trust": Trust.CENTRAL, **wrong})

@@ -14,19 +14,15 @@ from scipy.stats import chi2, kstest
 
 from shared.errors import ConfigError, RunError
 from shared.privacy.accounting import Spend, epsilon_of, gaussian_epsilon
-from shared.privacy.calibration import noise_multiplier
-from shared.privacy.correlated import (
-    CorrelatedNoise,
-    Decoder,
+from shared.privacy.bands import (
     coefficients,
     column_norm,
-    correlated_multiplier,
     echo_spend,
-    encode,
-    iterate_rms,
     participation_spend,
     sensitivity,
 )
+from shared.privacy.calibration import correlated_multiplier, noise_multiplier
+from shared.privacy.correlated import CorrelatedNoise, Decoder, encode, iterate_rms
 from shared.privacy.gaussian import ROUNDING
 from shared.privacy.plan import Trust
 from shared.privacy.release import LocalUpdate, Rows, clip

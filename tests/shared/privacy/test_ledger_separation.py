@@ -14,14 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from numpy.typing import NDArray
 
 from shared.errors import BudgetError, ConfigError
+from shared.privacy.bands import echo_spend, participation_spend, sensitivity
+from shared.privacy.calibration import correlated_multiplier
 from shared.privacy.chain import Record
 from shared.privacy.charges import Budget
-from shared.privacy.correlated import (
-    correlated_multiplier,
-    echo_spend,
-    participation_spend,
-    sensitivity,
-)
 from shared.privacy.ledger import Ledger
 from shared.privacy.statement import Roster, Statement
 from shared.privacy.verification import read_ledger

@@ -5,9 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from counting import user_plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import block_diag
 
 from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon_of
+from shared.privacy.bands import coefficients
 from shared.privacy.bounds import BOUNDS, count, number
 from shared.privacy.plan import Plan, PrivacyConfig, Trust, Unit
 
@@ -183,3 +188,31 @@ def test_unprotected_plan_may_claim_nothing(change: dict[str, float]) -> None:
     bare = replace(PLAN, unit=Unit.NONE, epsilon=math.inf, delta=0.0, noise_multiplier=0.0)
     with pytest.raises(ConfigError, match="unit=none"):
         replace(bare, **change)  # type: ignore[arg-type]
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.floats(-3, 3), min_size=1, max_size=9),
+    st.sets(st.integers(2, 9)),
+)
+@settings(deadline=None, max_examples=60)
+def test_weighted_deviation_is_that_of_the_inverse(
+    bands: int, weights: list[float], restarts: set[int]
+) -> None:
+    """Against C^-1 written out, a block for each restart."""
+    rounds = len(weights)
+    plan = replace(
+        user_plan(trust=Trust.CENTRAL, rounds=max(rounds, 6), sigma=2.0, clip_norm=0.5),
+        separation=6,
+        bands=bands,
+        participations=1,
+    )
+    blocks = (1, *sorted(one for one in restarts if one <= rounds))
+    sizes = np.diff([*blocks, rounds + 1])
+    parts = [
+        sum(np.diag(np.full(n - j, c), -j) for j, c in enumerate(coefficients(bands)[:n]))
+        for n in sizes
+    ]
+    noise = np.linalg.inv(block_diag(*parts)).T @ np.array(weights)
+    found = plan.weighted_deviation(weights, blocks=blocks)
+    assert found == pytest.approx(float(np.linalg.norm(noise)), abs=1e-9)

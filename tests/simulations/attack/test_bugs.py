@@ -9,7 +9,7 @@ import pytest
 from rehearsing import LAYERS, alarming, attacked, correct, target
 
 import client.contribution
-import server.rounds
+import server.noising
 import shared.algorithms.local_training
 import shared.algorithms.popularity
 import shared.privacy.distributed
@@ -36,14 +36,14 @@ def no_clip(patch: Patch) -> None:
 
 
 def noise_once(patch: Patch) -> None:
-    real = server.rounds.privatise_total
+    real = server.noising.privatise_total
 
     def lazy(total: Mapping[str, Any], *, users: int, round: int, **rest: Any) -> Release:
         if round == 1:
             return real(total, users=users, round=round, **rest)
         return Release(tensors=dict(total), users=users, private=True)
 
-    patch.setattr(server.rounds, "privatise_total", lazy)
+    patch.setattr(server.noising, "privatise_total", lazy)
 
 
 def seed_reused(patch: Patch) -> None:
@@ -55,7 +55,7 @@ def seed_reused(patch: Patch) -> None:
 
 def share_sigma_over_n(patch: Patch) -> None:
     """Noise that would do if n others added as much: at the server, on devices, in shares."""
-    total, alone = server.rounds.privatise_total, client.contribution.privatise
+    total, alone = server.noising.privatise_total, client.contribution.privatise
     shares = client.contribution.noise_shares
 
     def central(sums: Any, *, users: int, plan: Any, **rest: Any) -> Release:
@@ -70,7 +70,7 @@ def share_sigma_over_n(patch: Patch) -> None:
     def quieter(plan: Any, times: float) -> Any:
         return replace(plan, noise_multiplier=plan.noise_multiplier / times)
 
-    patch.setattr(server.rounds, "privatise_total", central)
+    patch.setattr(server.noising, "privatise_total", central)
     patch.setattr(client.contribution, "privatise", local)
     patch.setattr(client.contribution, "noise_shares", distributed)
 
@@ -285,6 +285,26 @@ def test_a_gradient_that_is_not_clipped_is_caught(monkeypatch: Patch) -> None:
     found = alarming(attacked(aim, canaries=40))
     assert "huge norm" in found["canaries"]
     assert "norm" in found["conformance"]
+
+
+def test_correlated_noise_is_the_plan_s_or_an_alarm(monkeypatch: Patch) -> None:
+    """What later rounds take back is expected; independent noise of the same plan is not."""
+    banded = target(
+        "user",
+        "central",
+        rounds=6,
+        privacy={"separation": 3},
+        training={"rounds": 6, "cohort": 0.3},
+    )
+    assert not alarming(attacked(banded, seed=3))
+    real = server.noising.privatise_total
+
+    def independent(self: object, total: Any, *, users: int, plan: Any, round: int) -> Release:
+        alone = replace(plan, bands=1)
+        return real(total, users=users, plan=alone, noise=OSNoise(), round=round)
+
+    monkeypatch.setattr(server.noising.Noising, "release", independent)
+    assert "correlation" in alarming(attacked(banded, seed=3))["conformance"]
 
 
 def test_no_bug_no_alarm_on_devices_and_interactions() -> None:
