@@ -258,7 +258,9 @@ def place(table: Table, key: str, value: object) -> None:
 
 REGISTRIES: dict[str, Mapping[str, tuple[type, Any]]] = {"model": MODELS, "algorithm": ALGORITHMS}
 USUAL_ALGORITHM = {
+    "ease": "gram",
     "gru": "gradient",
+    "item-knn": "gram",
     "mf": "averaging",
     "popularity": "popularity",
     "sasrec": "gradient",

@@ -12,6 +12,9 @@ from shared.data.interactions import Interactions
 from shared.data.readers import READERS
 from shared.models.zoo import MODELS
 
+CHOICES = {"ials": "mf"}
+"""Algorithms that no model uses unless told to, and a model of theirs."""
+
 SAMPLES = {
     "movielens-100k": ("u.data", "1\t10\t3\t5\n2\t10\t4\t6\n1\t20\t5\t7\n"),
     "movielens-1m": ("ratings.dat", "1::10::3::5\n2::10::4::6\n1::20::5::7\n"),
@@ -67,6 +70,14 @@ def test_usual_algorithm_of_a_model(name: str) -> None:
     check_algorithm(built({"model": {"name": name}}, 12))
 
 
-def test_every_algorithm_is_some_models_usual_one() -> None:
+def test_every_algorithm_is_some_models_usual_one_or_a_choice() -> None:
     usual = {Settings.from_table({"model": {"name": name}}).algorithm.name for name in MODELS}
-    assert usual == set(ALGORITHMS)
+    assert usual | set(CHOICES) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", sorted(CHOICES))
+def test_algorithm_of_choice(name: str, population: Interactions, awkward: Interactions) -> None:
+    table = {"model": {"name": CHOICES[name]}, "algorithm": {"name": name}}
+    check_algorithm(built(table, 12))
+    for histories in (population, awkward):
+        check_model(built(table, histories.n_items).model, histories)

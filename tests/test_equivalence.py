@@ -34,10 +34,19 @@ METHODS = {
             "algorithm.examples.anywhere": 0.5,
         },
     ),
+    "gram": Method(model="ease", algorithm="gram", settings={"model.head": 8}),
+    "ials": Method(model="mf", algorithm="ials", settings={"model.dim": 3, "algorithm.head": 8}),
     "popularity": Method(model="popularity", algorithm="popularity", settings={}),
     "transitions": Method(model="transitions", algorithm="transitions", settings={"model.head": 8}),
 }
-ROUNDS = {"transitions": 2}
+ROUNDS = {"gram": 2, "transitions": 2}
+OPEN = {
+    "ease": (Method(model="ease", algorithm="gram", settings={}), 1),
+    "ials": (Method(model="mf", algorithm="ials", settings={"model.dim": 3}), 3),
+    "item-knn": (Method(model="item-knn", algorithm="gram", settings={}), 1),
+    "transitions": (Method(model="transitions", algorithm="transitions", settings={}), 1),
+}
+"""The forms without a head, and their rounds."""
 
 
 def distance(a: State, b: State) -> float:
@@ -73,9 +82,10 @@ def test_packing_does_not_show_in_any_algorithm(name: str, unit: Unit, tmp_path:
     compare(METHODS[name], unit, tmp_path)
 
 
-def test_packing_does_not_show_without_a_head(tmp_path: Path) -> None:
-    whole = Method(model="transitions", algorithm="transitions", settings={})
-    compare(whole, Unit.NONE, tmp_path, rounds=1)
+@pytest.mark.parametrize("name", OPEN)
+def test_packing_does_not_show_without_a_head(name: str, tmp_path: Path) -> None:
+    method, rounds = OPEN[name]
+    compare(method, Unit.NONE, tmp_path, rounds=rounds)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
 from shared.algorithms.gradient import Gradient, GradientConfig
+from shared.algorithms.gram import Gram, GramConfig, gram_head_size
+from shared.algorithms.ials import Ials, IalsConfig
 from shared.algorithms.measured import Measured
 from shared.algorithms.popularity import Popularity, PopularityConfig
 from shared.algorithms.transitions import (
@@ -25,6 +27,7 @@ from shared.algorithms.transitions import (
 )
 from shared.errors import ConfigError
 from shared.models.base import Model
+from shared.models.linear import Linear
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
 from shared.models.sequence import SequenceModel
@@ -39,6 +42,19 @@ def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm
     if not isinstance(model, MatrixFactorization):
         raise ConfigError("algorithm=averaging learns model=mf; choose that model.")
     return Averaging(model=model, config=config)
+
+
+def _gram(config: GramConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, Linear):
+        raise ConfigError("algorithm=gram learns model=ease or item-knn; choose one of them.")
+    return Gram(model=model, config=config)
+
+
+def _ials(config: IalsConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, MatrixFactorization):
+        raise ConfigError("algorithm=ials learns model=mf; choose that model.")
+    squared = replace(model, config=replace(model.config, fit="squares"))
+    return Ials(model=squared, config=config)
 
 
 def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
@@ -61,13 +77,23 @@ def _transitions(config: TransitionsTraining, model: Model, n_items: int) -> Alg
 
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
+    "gram": (GramConfig, _gram),
+    "ials": (IalsConfig, _ials),
     "gradient": (GradientConfig, _gradient),
     "popularity": (PopularityConfig, _popularity),
     "transitions": (TransitionsTraining, _transitions),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
 
-WHOLE_USERS = frozenset({"gradient", "transitions"})
+HEADS: dict[str, tuple[str, Callable[[float, int], int]]] = {
+    "ease": ("model.head", gram_head_size),
+    "ials": ("algorithm.head", gram_head_size),
+    "item-knn": ("model.head", gram_head_size),
+    "transitions": ("model.head", head_size),
+}
+"""Model or algorithm -> setting of the head of its private runs, and its rule."""
+
+WHOLE_USERS = frozenset({"gradient", "gram", "ials", "transitions"})
 """Methods in which one interaction is in many examples: they protect whole users or nobody."""
 
 
@@ -131,8 +157,9 @@ def sized(
 ) -> Mapping[str, object]:
     """Return the settings with what a rule leaves to the population and the budget filled in.
 
-    Private transitions take the size of the head, and whether order is kept, from the number of
-    users, epsilon and delta: public numbers, decided before any data is looked at.
+    Private transitions, Gram statistics and least squares take the size of the head, and whether
+    order is kept, from the number of users, epsilon and delta: public numbers, decided before any
+    data is looked at.
 
     Args:
         model: A key of `MODELS`.
@@ -141,7 +168,8 @@ def sized(
         n_items: Size of the catalogue.
         privacy: What is asked for.
     """
-    if model != "transitions" or privacy.unit is not Unit.USER:
+    named = HEADS.get(model) or HEADS.get(str(settings.get("algorithm.name")))
+    if named is None or privacy.unit is not Unit.USER:
         return settings
     from shared.privacy.calibration import default_delta, noise_multiplier
 
@@ -149,9 +177,10 @@ def sized(
     noise = noise_multiplier(epsilon=privacy.epsilon, delta=delta, sampling_rate=1.0, steps=1)
     strength = (math.sqrt(users) if privacy.trust is Trust.LOCAL else users) / noise
     filled = dict(settings)
-    if not filled.get("model.head"):
-        filled["model.head"] = head_size(strength, n_items)
-    if filled.get("algorithm.order", "auto") == "auto":
+    head, rule = named
+    if not filled.get(head):
+        filled[head] = rule(strength, n_items)
+    if model == "transitions" and filled.get("algorithm.order", "auto") == "auto":
         filled["algorithm.order"] = "yes" if keeps_order(strength) else "no"
     return filled
 

@@ -4,12 +4,14 @@ The statistic of a decay g is T[a, b] = sum of g^lag over the events of a and th
 b. It is a plain sum over users, built lag by lag in memory that does not grow with the history.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.data.interactions import Interactions
 
-__all__ = ["count_rows", "distinct", "head_pairs", "pair_sums"]
+__all__ = ["count_rows", "distinct", "head_pairs", "pair_sums", "square"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -48,7 +50,7 @@ def head_pairs(
     Args:
         histories: Histories in time order; an item counts by its latest event.
         head: int64 [size], items of the head.
-        decay: Factor of a pair for each head event between its two.
+        decay: Factor of a pair for each head event between its two; 1 takes all pairs alike.
 
     Returns:
         user int64 [m]; cell int64 [m], place of the unordered pair (i < j, places in the head) in
@@ -77,6 +79,18 @@ def head_pairs(
     owner, cells, weights, forward = (np.concatenate(column) for column in zip(*found, strict=True))
     squares = np.bincount(owner, weights=np.square(weights), minlength=histories.n_users)
     return owner, cells, weights / np.sqrt(squares)[owner], forward
+
+
+def square(cells: Array, mirror: float = 1.0) -> Array:
+    """Return the square matrix of an upper triangle without diagonal, mirrored with a sign.
+
+    >>> square(np.array([1.0, 2.0, 3.0]), -1.0).tolist()
+    [[0.0, 1.0, 2.0], [-1.0, 0.0, 3.0], [-2.0, -3.0, 0.0]]
+    """
+    size = (1 + math.isqrt(1 + 8 * len(cells))) // 2
+    matrix = np.zeros((size, size))
+    matrix[np.triu_indices(size, 1)] = cells
+    return matrix + mirror * matrix.T
 
 
 def pair_sums(histories: Interactions, decays: tuple[float, ...]) -> Array:
@@ -111,5 +125,7 @@ def _reach(decay: float, users: Ints) -> int:
     longest = int(np.bincount(users).max(initial=0)) if len(users) else 0
     if decay <= 0.0:
         return min(1, max(longest - 1, 0))
+    if decay >= 1.0:
+        return max(0, longest - 1)
     matters = 1 + int(np.log(FAINTEST) / np.log(decay))
     return max(0, min(matters, longest - 1))

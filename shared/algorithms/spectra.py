@@ -10,7 +10,7 @@ Source: Gavish & Donoho 2017 (optimal shrinkage of singular values, Frobenius lo
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["content_basis", "content_vectors", "shrink", "shrink_blocks"]
+__all__ = ["content_basis", "content_vectors", "positive_part", "shrink", "shrink_blocks"]
 
 Array = NDArray[np.float64]
 
@@ -56,6 +56,12 @@ def shrink_blocks(matrix: Array, deviation: float, basis: Array | None) -> Array
         for columns in parts:
             turned[rows, columns] = shrink(turned[rows, columns], deviation)
     return np.asarray(whole @ turned @ whole.T)
+
+
+def positive_part(matrix: Array) -> Array:
+    """Return the nearest positive semidefinite matrix of a symmetric one (Higham 1988)."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
 def content_basis(features: Array | None) -> Array | None:

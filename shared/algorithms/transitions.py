@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.algorithms.base import Cohort, Memory, Shapes, State
-from shared.algorithms.pairs import count_rows, distinct, head_pairs, pair_sums
+from shared.algorithms.pairs import count_rows, distinct, head_pairs, pair_sums, square
 from shared.algorithms.spectra import content_basis, content_vectors, shrink_blocks
 from shared.errors import ConfigError
 from shared.models.transitions import TransitionsModel, head_of
@@ -336,23 +336,15 @@ class Transitions:
         basis = content_basis(None if features is None else features[head])
         half = math.sqrt(0.5) if self._ordered else 1.0
         noise = edge * deviation / half
-        met = _square(pairs[:, 0] / half, 1.0)
+        met = square(pairs[:, 0] / half, 1.0)
         decay, share = self.model.config.decay, level / level.sum()
         # No more can follow an item than a whole history: so far noise may carry the sum.
         most = 2.0 * level.sum() * math.sqrt(1.0 - decay**2) / (1.0 - decay)
         popular = np.outer(share, share) * np.clip(met.sum(), 0.01 * most, most)
         rest = shrink_blocks(met - popular, noise, basis)
         if self._ordered:
-            rest = rest + shrink_blocks(_square(pairs[:, 1] / half, -1.0), noise, basis)
+            rest = rest + shrink_blocks(square(pairs[:, 1] / half, -1.0), noise, basis)
         return popular / 2.0, rest / 2.0
-
-
-def _square(cells: Array, mirror: float) -> Array:
-    """Return the square matrix of an upper triangle, mirrored with a sign."""
-    size = (1 + math.isqrt(1 + 8 * len(cells))) // 2
-    matrix = np.zeros((size, size))
-    matrix[np.triu_indices(size, 1)] = cells
-    return matrix + mirror * matrix.T
 
 
 def _head_ridge(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from shared.data.interactions import Interactions
 from shared.errors import ConfigError
 from shared.models.base import Tensors
+from shared.models.squares import SquaresConfig, fit_squares
 from shared.randomness import stream
 
 __all__ = ["MFConfig", "MatrixFactorization", "principal_axes", "recency_weights"]
@@ -46,6 +47,9 @@ class MFConfig:
             fitted for scoring; 0 weighs all alike.
         ridge: L2 penalty of that fit.
         negatives: Weight of the unseen catalogue in that fit, in units of the history's weight.
+        fit: Loss of that fit: "logistic", as averaging learns, or "squares", as `ials` learns (it
+            is taken there in any case); ridge and negatives are of the former.
+        squares: Weights of the latter.
 
     Raises:
         ConfigError: A number is out of range.
@@ -59,6 +63,8 @@ class MFConfig:
     half_life: float = 5.0
     ridge: float = 1.0
     negatives: float = 4.0
+    fit: Literal["logistic", "squares"] = "logistic"
+    squares: SquaresConfig = field(default_factory=SquaresConfig)
 
     def __post_init__(self) -> None:
         names = ("dim", "init_scale", "content_scale", "ridge")
@@ -120,18 +126,22 @@ class MatrixFactorization:
         return scores
 
     def fit_users(self, tensors: Tensors, histories: Interactions) -> Array:
-        """Fit user vectors with the shared tensors frozen (Newton's method, bounded steps).
+        """Fit user vectors with the shared tensors frozen.
 
-        Minimises, for each user, the logistic loss of the history's items, weighted by recency,
-        against each unseen item with `negatives` / n_items of the history's whole weight, plus
-        `ridge` / 2 times the squared norm.
+        With squares in closed form (`squares.fit_squares`), otherwise by Newton's method with
+        bounded steps. That minimises, for each user, the logistic loss of the history's items,
+        weighted by recency, against each unseen item with `negatives` / n_items of the history's
+        whole weight, plus `ridge` / 2 times the squared norm.
 
         Returns:
             float64 [rows, dim].
         """
+        seen = self._weights(histories)
+        if self.config.fit == "squares":
+            weights = seen.astype(np.float64)
+            return fit_squares(weights, tensors["items"], self.config.squares)
         items = tensors["items"].astype(np.float32)
         bias = tensors["bias"].astype(np.float32)
-        seen = self._weights(histories)
         rest = (self.config.negatives / self.n_items) * seen.sum(axis=1, keepdims=True)
         unseen = np.where(seen > 0, np.float32(0), rest)
         pairs = np.einsum("ia,ib->iab", items, items).reshape(self.n_items, -1)

@@ -30,7 +30,7 @@ from shared.models.base import Tensors
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["TransitionsConfig", "TransitionsModel", "decayed", "head_of"]
+__all__ = ["TransitionsConfig", "TransitionsModel", "decayed", "head_of", "head_scores"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -149,20 +149,16 @@ class TransitionsModel:
 
     def _headed(self, tensors: Tensors, histories: Interactions) -> Array:
         """Score the head by its weights and everything else below it, by counts."""
-        counts = tensors["counts"]
-        head = head_of(counts, self.size)
+        head = head_of(tensors["counts"], self.size)
         query = decayed(histories, self.config.decay)[:, head]
-        inside = np.asarray(query @ tensors["weights"])
+        beside = None
         if self.config.content and tensors["content"].any():
             long = decayed(histories, self.config.content_decay)[:, head]
             alike = np.asarray((long @ tensors["content"]) @ tensors["content"].T)
-            inside = _standard(inside) + self.config.content * _standard(alike)
-        scores = _below(counts, inside.min(axis=1))
-        scores[:, head] = inside
-        unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
-        unknown |= not tensors["weights"].any()
-        scores[unknown] = counts
-        return scores
+            beside = self.config.content * _standard(alike)
+        return head_scores(
+            query, tensors["weights"], counts=tensors["counts"], head=head, beside=beside
+        )
 
 
 def _open(tensors: Tensors, histories: Interactions, decays: tuple[float, ...]) -> Array:
@@ -180,6 +176,31 @@ def _standard(scores: Array) -> Array:
     apart = scores - scores.mean(axis=1, keepdims=True)
     spread = scores.std(axis=1, keepdims=True)
     return np.asarray(apart / np.where(spread > 0.0, spread, 1.0))
+
+
+def head_scores(
+    query: "csr_array", weights: Array, *, counts: Array, head: Ints, beside: Array | None = None
+) -> Array:
+    """Return float64 [rows, items]: the head by weights, the rest below it by counts.
+
+    Args:
+        query: float64 [rows, head], what each row knows of the head.
+        weights: float64 [head, head].
+        counts: float64 [items]; a row that knows nothing of the head has these for scores, and
+            every row has while there are no weights.
+        head: int64 [head], items of the head.
+        beside: float64 [rows, head], what else speaks for an item, in standard deviations of a
+            row's scores.
+    """
+    inside = np.asarray(query @ weights)
+    if beside is not None:
+        inside = _standard(inside) + beside
+    scores = _below(counts, inside.min(axis=1))
+    scores[:, head] = inside
+    unknown = np.asarray(query.sum(axis=1)).ravel() == 0.0
+    unknown |= not weights.any()
+    scores[unknown] = counts
+    return scores
 
 
 def _below(counts: Array, floor: Array) -> Array:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from shared.models.attention import SASRecConfig, sasrec
 from shared.models.base import Model
+from shared.models.ease import Ease, EaseModelConfig
 from shared.models.gru import GRUConfig, gru
 from shared.models.mf import MatrixFactorization, MFConfig
+from shared.models.neighbours import ItemKNN, ItemKNNModelConfig
 from shared.models.popularity import PopularityModel
 from shared.models.transitions import TransitionsConfig, TransitionsModel
 
@@ -22,6 +24,14 @@ Features = NDArray[np.float64] | None
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PopularityModelConfig:
     """Popularity has no settings."""
+
+
+def _ease(config: EaseModelConfig, n_items: int, features: Features) -> Model:
+    return Ease(n_items=n_items, config=config, features=features)
+
+
+def _item_knn(config: ItemKNNModelConfig, n_items: int, features: Features) -> Model:
+    return ItemKNN(n_items=n_items, config=config, features=features)
 
 
 def _mf(config: MFConfig, n_items: int, features: Features) -> Model:
@@ -37,6 +47,8 @@ def _transitions(config: TransitionsConfig, n_items: int, features: Features) ->
 
 
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
+    "ease": (EaseModelConfig, _ease),
+    "item-knn": (ItemKNNModelConfig, _item_knn),
     "gru": (GRUConfig, gru),
     "mf": (MFConfig, _mf),
     "popularity": (PopularityModelConfig, _popularity),
