@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.algorithms.base import Algorithm, Cohort, Memory, State
+from shared.algorithms.base import Algorithm, Cohort, Memory, State, Summing
 from shared.data.interactions import Interactions
 from shared.privacy.adaptive_clip import adaptive_of, attach, shapes_with_bits
 from shared.privacy.distributed import (
@@ -36,6 +36,7 @@ from shared.privacy.release import (
     clip,
     entrust,
     expose,
+    expose_sum,
 )
 from shared.protocol import (
     Order,
@@ -127,6 +128,10 @@ class Work:
         return reduce(_added, parts), memory
 
     def _exposed(self, people: Ints) -> tuple[Unprotected, Memory]:
+        if isinstance(self.algorithm, Summing):
+            state, cohort, plan = self._state(), self._cohort(people), self.order.plan
+            sums, learned = self.algorithm.contribute_sum(state, cohort, plan)
+            return expose_sum(sums, users=len(people), plan=plan), learned
         update, learned = self._update(people)
         return expose(update, self.order.plan), learned
 

@@ -66,9 +66,10 @@ def settle(
     Raises:
         ConfigError: The settings cannot be had for this population.
     """
-    from shared.algorithms.methods import build, measured, sized
+    from shared.algorithms.methods import build, check_unit, measured, sized
     from shared.privacy.calibration import make_plan
 
+    check_unit(settings.algorithm.name, settings.privacy.unit)
     rooms = ("model.", "algorithm.")
     public = sized(
         settings.model.name,

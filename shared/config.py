@@ -246,7 +246,13 @@ def place(table: Table, key: str, value: object) -> None:
 
 
 REGISTRIES: dict[str, Mapping[str, tuple[type, Any]]] = {"model": MODELS, "algorithm": ALGORITHMS}
-USUAL_ALGORITHM = {"mf": "averaging", "popularity": "popularity", "transitions": "transitions"}
+USUAL_ALGORITHM = {
+    "gru": "gradient",
+    "mf": "averaging",
+    "popularity": "popularity",
+    "sasrec": "gradient",
+    "transitions": "transitions",
+}
 
 
 def _with_methods(table: Mapping[str, Any]) -> Table:

@@ -10,7 +10,7 @@ from counting import federate, made_population, private_plan, user_plan
 
 from server.terms import Method
 from shared.algorithms.base import State
-from shared.algorithms.methods import ALGORITHMS, build
+from shared.algorithms.methods import ALGORITHMS, WHOLE_USERS, build
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import Plan, Trust, Unit
 
@@ -22,6 +22,16 @@ METHODS = {
             "algorithm.local_steps": 2,
             "algorithm.sampling_rate": 0.5,
             "algorithm.engine": "vectorised",
+        },
+    ),
+    "gradient": Method(
+        model="gru",
+        algorithm="gradient",
+        settings={
+            "model.dim": 4,
+            "model.window": 3,
+            "algorithm.precision": "double",
+            "algorithm.examples.anywhere": 0.5,
         },
     ),
     "popularity": Method(model="popularity", algorithm="popularity", settings={}),
@@ -58,8 +68,8 @@ def test_every_algorithm_is_covered() -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("unit", [Unit.NONE, Unit.INTERACTION])
 def test_packing_does_not_show_in_any_algorithm(name: str, unit: Unit, tmp_path: Path) -> None:
-    if (name, unit) == ("transitions", Unit.INTERACTION):
-        pytest.skip("transitions protect whole users only")
+    if unit is Unit.INTERACTION and name in {*WHOLE_USERS, "transitions"}:
+        pytest.skip("protects whole users")
     compare(METHODS[name], unit, tmp_path)
 
 

@@ -6,7 +6,7 @@ simulation node a cohort of thousands, the code is the same. `absorb` is the ser
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from shared.privacy.plan import Plan
 from shared.privacy.release import LocalUpdate, Release
 from shared.randomness import NoiseSource
 
-__all__ = ["Algorithm", "Alike", "Cohort", "Memory", "Shapes", "State"]
+__all__ = ["Algorithm", "Alike", "Cohort", "Memory", "Shapes", "State", "Summing"]
 
 Array = NDArray[np.float64]
 Memory = Mapping[str, Array]
@@ -142,5 +142,20 @@ class Algorithm(Protocol):
         """Server half: the next state from the validated sum over all users of the round.
 
         Denominators are public: `plan.expected_cohort`, never the number of replies.
+        """
+        ...
+
+
+@runtime_checkable
+class Summing(Protocol):
+    """A method that can sum up a cohort without making each user's update: for `unit = none`."""
+
+    def contribute_sum(
+        self, state: State, cohort: Cohort, plan: Plan
+    ) -> tuple[Mapping[str, Array], Memory]:
+        """Device half without protection: the sum of what `contribute` returns, and the memory.
+
+        Returns:
+            float64 sums over the users by tensor name, and the users' new memory.
         """
         ...

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.averaging import Averaging, AveragingConfig
 from shared.algorithms.base import Algorithm
+from shared.algorithms.gradient import Gradient, GradientConfig
 from shared.algorithms.measured import Measured
 from shared.algorithms.popularity import Popularity, PopularityConfig
 from shared.algorithms.transitions import (
@@ -26,17 +27,24 @@ from shared.errors import ConfigError
 from shared.models.base import Model
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
+from shared.models.sequence import SequenceModel
 from shared.models.transitions import TransitionsModel
 from shared.models.zoo import MODELS
 from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
-__all__ = ["ALGORITHMS", "build", "measured", "sized"]
+__all__ = ["ALGORITHMS", "WHOLE_USERS", "build", "check_unit", "measured", "sized"]
 
 
 def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm:
     if not isinstance(model, MatrixFactorization):
         raise ConfigError("algorithm=averaging learns model=mf; choose that model.")
     return Averaging(model=model, config=config)
+
+
+def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
+    if not isinstance(model, SequenceModel):
+        raise ConfigError("algorithm=gradient learns model=gru or sasrec; choose one of them.")
+    return Gradient(model=model, config=config)
 
 
 def _popularity(config: PopularityConfig, model: Model, n_items: int) -> Algorithm:
@@ -53,10 +61,27 @@ def _transitions(config: TransitionsTraining, model: Model, n_items: int) -> Alg
 
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
+    "gradient": (GradientConfig, _gradient),
     "popularity": (PopularityConfig, _popularity),
     "transitions": (TransitionsTraining, _transitions),
 }
 """Name -> (settings, maker of settings, model and catalogue size)."""
+
+WHOLE_USERS = frozenset({"gradient"})
+"""Methods in which one interaction is in many examples: they protect whole users or nobody."""
+
+
+def check_unit(algorithm: str, unit: Unit) -> None:
+    """Refuse a method that cannot protect the unit that is asked for.
+
+    Raises:
+        ConfigError: One interaction is to be protected, and one is in many of its examples.
+    """
+    if unit is Unit.INTERACTION and algorithm in WHOLE_USERS:
+        raise ConfigError(
+            f"algorithm={algorithm} cannot protect one interaction, which is in every later state "
+            "of its user: use privacy.unit='user', or 'none'."
+        )
 
 
 def build(

@@ -21,7 +21,7 @@ from shared.errors import ConfigError
 from shared.models.base import Tensors
 from shared.randomness import stream
 
-__all__ = ["MFConfig", "MatrixFactorization", "recency_weights"]
+__all__ = ["MFConfig", "MatrixFactorization", "principal_axes", "recency_weights"]
 
 Array = NDArray[np.float64]
 Batch = NDArray[np.float32]
@@ -105,7 +105,7 @@ class MatrixFactorization:
         else:
             items = rng.normal(0.0, self.config.init_scale, shape)
         if self.config.init == "content" and self.features is not None:
-            axes = _principal_axes(self.features, self.config.dim) * self.config.content_scale
+            axes = principal_axes(self.features, self.config.dim) * self.config.content_scale
             items[:, : axes.shape[1]] = axes
         return {"items": items, "bias": np.full(self.n_items, self.config.start_bias)}
 
@@ -181,7 +181,7 @@ def recency_weights(lengths: NDArray[np.int64], *, half_life: float) -> NDArray[
     return np.exp2(-age / half_life).astype(np.float32)
 
 
-def _principal_axes(features: Array, dim: int) -> Array:
+def principal_axes(features: Array, dim: int) -> Array:
     """Return the scaled principal coordinates of public features, at most `dim` columns."""
     centred = features - features.mean(axis=0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.models.attention import SASRecConfig, sasrec
 from shared.models.base import Model
+from shared.models.gru import GRUConfig, gru
 from shared.models.mf import MatrixFactorization, MFConfig
 from shared.models.popularity import PopularityModel
 from shared.models.transitions import TransitionsConfig, TransitionsModel
@@ -35,8 +37,10 @@ def _transitions(config: TransitionsConfig, n_items: int, features: Features) ->
 
 
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
+    "gru": (GRUConfig, gru),
     "mf": (MFConfig, _mf),
     "popularity": (PopularityModelConfig, _popularity),
+    "sasrec": (SASRecConfig, sasrec),
     "transitions": (TransitionsConfig, _transitions),
 }
 """Name -> (settings, maker of settings, catalogue size and public item features)."""

@@ -31,6 +31,7 @@ __all__ = [
     "clip",
     "entrust",
     "expose",
+    "expose_sum",
 ]
 
 
@@ -233,7 +234,16 @@ def expose(update: LocalUpdate, plan: Plan) -> Unprotected:
     Raises:
         ConfigError: The plan protects a unit.
     """
+    sums = {name: rows.total() for name, rows in update.tensors.items()}
+    return expose_sum(sums, users=update.users, plan=plan)
+
+
+def expose_sum(sums: Mapping[str, NDArray[np.float64]], *, users: int, plan: Plan) -> Unprotected:
+    """Let sums that a method made itself travel, in a run that declared it protects nothing.
+
+    Raises:
+        ConfigError: The plan protects a unit.
+    """
     if plan.unit is not Unit.NONE:
         raise ConfigError(f"Expected unit=none to send plain sums, found unit={plan.unit}.")
-    sums = {name: rows.total() for name, rows in update.tensors.items()}
-    return Unprotected(tensors=sums, users=update.users)
+    return Unprotected(tensors=sums, users=users)
