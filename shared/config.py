@@ -247,11 +247,13 @@ def place(table: Table, key: str, value: object) -> None:
 
 REGISTRIES: dict[str, Mapping[str, tuple[type, Any]]] = {"model": MODELS, "algorithm": ALGORITHMS}
 USUAL_ALGORITHM = {
+    "bilinear": "gradient",
     "gru": "gradient",
     "mf": "averaging",
     "popularity": "popularity",
     "sasrec": "gradient",
     "transitions": "transitions",
+    "two-tower": "gradient",
 }
 
 

@@ -20,7 +20,7 @@ from shared.algorithms.base import Alike, Cohort, Memory, Shapes, State
 from shared.algorithms.next_item import ExampleConfig, draw_candidates, draw_examples, losses
 from shared.algorithms.optimisers import OptimiserConfig, descend, learning_rate
 from shared.errors import ConfigError
-from shared.models.sequence import SequenceModel
+from shared.models.predictor import Predictor
 from shared.privacy.plan import Plan, Unit
 from shared.privacy.release import LocalUpdate, Release, Rows
 from shared.randomness import NoiseSource
@@ -38,7 +38,7 @@ Ints = NDArray[np.int64]
 SCORES = 1 << 24
 """Scores in memory at once; one user's are the least."""
 
-AXES: dict[str, int | None] = {"older": None}
+AXES: dict[str, int | None] = {"kept": None, "older": None}
 """Parts of a batch that all its users share; the others have an axis of users first."""
 
 
@@ -90,7 +90,7 @@ class Gradient(Alike):
         config: Public settings.
     """
 
-    model: SequenceModel
+    model: Predictor
     config: GradientConfig = field(default_factory=GradientConfig)
 
     @property
@@ -105,8 +105,8 @@ class Gradient(Alike):
 
     def asked(self, round: int) -> Shapes:
         """Return the shapes of the tensors that are learned."""
-        shapes = self.model.global_shapes
-        return {n: s for n, s in shapes.items() if self.config.train_items or n != "items"}
+        still = self.model.frozen | (set() if self.config.train_items else {"items"})
+        return {n: s for n, s in self.model.global_shapes.items() if n not in still}
 
     def start(self, seed: int) -> State:
         """Return the model's initial tensors, no moments."""
@@ -183,6 +183,7 @@ class Gradient(Alike):
         order = np.argsort(-lengths, kind="stable")
         order = order[lengths[order] > 0]
         candidates = self.config.examples.candidates or self.model.n_items
+        candidates *= self.model.breadth
         while len(order):
             most = max(1, SCORES // int(lengths[order[0]] * candidates))
             people, order = order[:most], order[most:]

@@ -25,10 +25,12 @@ from shared.algorithms.transitions import (
 )
 from shared.errors import ConfigError
 from shared.models.base import Model
+from shared.models.bilinear import BilinearModel
 from shared.models.mf import MatrixFactorization
 from shared.models.popularity import PopularityModel
 from shared.models.sequence import SequenceModel
 from shared.models.transitions import TransitionsModel
+from shared.models.two_tower import TwoTowerModel
 from shared.models.zoo import MODELS
 from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
@@ -41,9 +43,14 @@ def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm
     return Averaging(model=model, config=config)
 
 
+LEARNED = (BilinearModel, SequenceModel, TwoTowerModel)
+"""What gradients can learn: each of them is a `Predictor`."""
+
+
 def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
-    if not isinstance(model, SequenceModel):
-        raise ConfigError("algorithm=gradient learns model=gru or sasrec; choose one of them.")
+    if not isinstance(model, LEARNED):
+        names = "bilinear, gru, sasrec or two-tower"
+        raise ConfigError(f"algorithm=gradient learns model={names}; choose one of them.")
     return Gradient(model=model, config=config)
 
 

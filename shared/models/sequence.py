@@ -24,6 +24,7 @@ from shared.data.interactions import Interactions
 from shared.errors import ConfigError
 from shared.models.base import Tensors
 from shared.models.mf import principal_axes
+from shared.models.predictor import Dot
 from shared.models.windows import Windows, half_lives, take_windows
 from shared.randomness import stream
 
@@ -113,7 +114,7 @@ class Core(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceModel:
+class SequenceModel(Dot):
     """A tied item table, a core that reads the window, decayed sums of the whole history.
 
     Attributes:
