@@ -254,6 +254,7 @@ USUAL_ALGORITHM = {
     "sasrec": "gradient",
     "transitions": "transitions",
     "two-tower": "gradient",
+    "vae": "gradient",
 }
 
 

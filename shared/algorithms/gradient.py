@@ -1,7 +1,7 @@
-"""Federated descent of a sequence model, both halves: FedSGD, or FedAvg with several local steps.
+"""Federated descent of a model, both halves: FedSGD, or FedAvg with several local steps.
 
 Device half: the device's own copy of the model takes a few gradient steps on the user's own
-next-item examples; the change is the contribution. With one step of rate 1 that is the negative
+examples (`tasks`); the change is the contribution. With one step of rate 1 that is the negative
 gradient. Server half: a step of a server optimiser along the mean change, divided by the public
 expected cohort; the last round may publish the mean of the latest models.
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.algorithms.base import Alike, Cohort, Memory, Shapes, State
-from shared.algorithms.next_item import ExampleConfig, draw_candidates, draw_examples, losses
+from shared.algorithms.next_item import ExampleConfig, draw_candidates
 from shared.algorithms.optimisers import OptimiserConfig, descend, learning_rate
+from shared.algorithms.tasks import Learned, Task, task_of
 from shared.errors import ConfigError
-from shared.models.predictor import Predictor
 from shared.privacy.plan import Plan, Unit
 from shared.privacy.release import LocalUpdate, Release, Rows
 from shared.randomness import NoiseSource
@@ -83,14 +83,14 @@ class GradientConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gradient(Alike):
-    """Federated descent of a sequence model.
+    """Federated descent of a model.
 
     Attributes:
         model: The model it learns.
         config: Public settings.
     """
 
-    model: Predictor
+    model: Learned
     config: GradientConfig = field(default_factory=GradientConfig)
 
     @property
@@ -179,11 +179,10 @@ class Gradient(Alike):
 
     def _blocks(self, cohort: Cohort) -> Iterator[tuple[Ints, Cohort]]:
         """Cut a cohort into blocks of alike lengths whose scores fit into memory."""
-        lengths = np.minimum(cohort.histories.lengths, self.model.config.window)
+        lengths = self._task.cost(cohort.histories)
         order = np.argsort(-lengths, kind="stable")
         order = order[lengths[order] > 0]
         candidates = self.config.examples.candidates or self.model.n_items
-        candidates *= self.model.breadth
         while len(order):
             most = max(1, SCORES // int(lengths[order[0]] * candidates))
             people, order = order[:most], order[most:]
@@ -203,7 +202,7 @@ class Gradient(Alike):
         batch = self._drawn(cohort, plan, step=0)
         with torch.enable_grad():
             candidates = self._candidates(cohort)
-            loss = losses(self.config.examples, self.model, values, batch, candidates, packed=True)
+            loss = self._task.losses(values, batch, candidates, packed=True)
             found = torch.autograd.grad(loss, learned)
         names = self.asked(cohort.round)
         return {n: -self.config.local_rate * g for n, g in zip(names, found, strict=True)}
@@ -218,7 +217,7 @@ class Gradient(Alike):
         def loss(values: Mapping[str, "Torch"], one: Mapping[str, "Torch"]) -> "Torch":
             whole = {**given, **values}
             alone = {n: v if n in AXES else v.unsqueeze(0) for n, v in one.items()}
-            return losses(self.config.examples, self.model, whole, alone, candidates, packed=False)
+            return self._task.losses(whole, alone, candidates, packed=False)
 
         start = {name: given[name] for name in self.asked(cohort.round)}
         moved: dict[str, Torch] = start
@@ -231,14 +230,8 @@ class Gradient(Alike):
 
     def _drawn(self, cohort: Cohort, plan: Plan, *, step: int) -> dict[str, "Torch"]:
         """Draw the examples of a step; in a private run every user's weigh 1 together."""
-        return draw_examples(
-            self.config.examples,
-            self.model,
-            cohort,
-            step=step,
-            weighted=plan.unit is Unit.NONE,
-            kind=self._kind(),
-        )
+        weighted = plan.unit is Unit.NONE
+        return self._task.draw(cohort, step=step, weighted=weighted, kind=self._kind())
 
     def _candidates(self, cohort: Cohort) -> "Torch | None":
         return draw_candidates(
@@ -247,6 +240,10 @@ class Gradient(Alike):
             seed=cohort.seed,
             round=cohort.round,
         )
+
+    @property
+    def _task(self) -> Task:
+        return task_of(self.config.examples, self.model)
 
     def _values(self, state: State) -> dict[str, "Torch"]:
         import torch

@@ -31,6 +31,7 @@ from shared.models.popularity import PopularityModel
 from shared.models.sequence import SequenceModel
 from shared.models.transitions import TransitionsModel
 from shared.models.two_tower import TwoTowerModel
+from shared.models.vae import VAEModel
 from shared.models.zoo import MODELS
 from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
@@ -43,14 +44,20 @@ def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm
     return Averaging(model=model, config=config)
 
 
-LEARNED = (BilinearModel, SequenceModel, TwoTowerModel)
-"""What gradients can learn: each of them is a `Predictor`."""
+LEARNED = (BilinearModel, SequenceModel, TwoTowerModel, VAEModel)
+"""What gradients learn: `tasks.Learned`, whose protocol cannot be asked for by name."""
 
 
 def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
     if not isinstance(model, LEARNED):
-        names = "bilinear, gru, sasrec or two-tower"
+        names = "bilinear, gru, sasrec, two-tower or vae"
         raise ConfigError(f"algorithm=gradient learns model={names}; choose one of them.")
+    examples = config.examples
+    if isinstance(model, VAEModel) and (examples.candidates or examples.smoothing):
+        raise ConfigError(
+            "model=vae tells the whole catalogue: set algorithm.examples.candidates=0 and "
+            "algorithm.examples.smoothing=0."
+        )
     return Gradient(model=model, config=config)
 
 

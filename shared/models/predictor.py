@@ -51,13 +51,13 @@ class Predictor(Model, Protocol):
         ...
 
     @property
-    def config(self) -> Windowed:
-        """Public settings."""
+    def frozen(self) -> frozenset[str]:
+        """Global tensors that devices are sent and nobody learns."""
         ...
 
     @property
-    def frozen(self) -> frozenset[str]:
-        """Global tensors that devices are sent and nobody learns."""
+    def config(self) -> Windowed:
+        """Public settings."""
         ...
 
     @property

@@ -18,6 +18,7 @@ from shared.models.mf import MatrixFactorization, MFConfig
 from shared.models.popularity import PopularityModel
 from shared.models.transitions import TransitionsConfig, TransitionsModel
 from shared.models.two_tower import TwoTowerConfig, TwoTowerModel
+from shared.models.vae import VAEConfig, VAEModel
 
 __all__ = ["MODELS", "PopularityModelConfig", "public_features"]
 
@@ -49,6 +50,10 @@ def _two_tower(config: TwoTowerConfig, n_items: int, features: Features) -> Mode
     return TwoTowerModel(n_items=n_items, config=config, features=features)
 
 
+def _vae(config: VAEConfig, n_items: int, features: Features) -> Model:
+    return VAEModel(n_items=n_items, config=config)
+
+
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
     "bilinear": (BilinearConfig, _bilinear),
     "gru": (GRUConfig, gru),
@@ -57,6 +62,7 @@ MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
     "sasrec": (SASRecConfig, sasrec),
     "transitions": (TransitionsConfig, _transitions),
     "two-tower": (TwoTowerConfig, _two_tower),
+    "vae": (VAEConfig, _vae),
 }
 """Name -> (settings, maker of settings, catalogue size and public item features)."""
 
