@@ -250,6 +250,7 @@ USUAL_ALGORITHM = {
     "bilinear": "gradient",
     "gru": "gradient",
     "mf": "averaging",
+    "ncf": "gradient",
     "popularity": "popularity",
     "sasrec": "gradient",
     "transitions": "transitions",

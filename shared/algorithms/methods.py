@@ -27,6 +27,7 @@ from shared.errors import ConfigError
 from shared.models.base import Model
 from shared.models.bilinear import BilinearModel
 from shared.models.mf import MatrixFactorization
+from shared.models.ncf import NCFModel
 from shared.models.popularity import PopularityModel
 from shared.models.sequence import SequenceModel
 from shared.models.transitions import TransitionsModel
@@ -44,13 +45,13 @@ def _averaging(config: AveragingConfig, model: Model, n_items: int) -> Algorithm
     return Averaging(model=model, config=config)
 
 
-LEARNED = (BilinearModel, SequenceModel, TwoTowerModel, VAEModel)
+LEARNED = (BilinearModel, NCFModel, SequenceModel, TwoTowerModel, VAEModel)
 """What gradients learn: `tasks.Learned`, whose protocol cannot be asked for by name."""
 
 
 def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
     if not isinstance(model, LEARNED):
-        names = "bilinear, gru, sasrec, two-tower or vae"
+        names = "bilinear, gru, ncf, sasrec, two-tower or vae"
         raise ConfigError(f"algorithm=gradient learns model={names}; choose one of them.")
     examples = config.examples
     if isinstance(model, VAEModel) and (examples.candidates or examples.smoothing):

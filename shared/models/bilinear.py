@@ -37,20 +37,25 @@ class BilinearConfig(PooledConfig):
     """Settings of the bilinear model; `dim` is the width of the content.
 
     Attributes:
-        affinity: Each W starts as this multiple of the identity, divided by their number: items
-            like those of the history are ranked high before any round.
+        scale: Length of an item's content. Plain descent moves the scores of a W by its fourth
+            power, those of a bias whatever it is: a private run takes a small one.
+        affinity: What the score of the content that a history consists of starts with, by a
+            multiple of the identity in each W: like items rank high before any round.
 
     Raises:
         ConfigError: A number is out of range.
     """
 
     dim: int = 32
+    scale: float = 1.0
     affinity: float = 1.0
 
     def __post_init__(self) -> None:
         PooledConfig.__post_init__(self)
-        if not 0.0 <= self.affinity < math.inf:
-            raise ConfigError(f"Expected model.affinity={self.affinity} >= 0.")
+        if not (0.0 <= self.affinity < math.inf and 0.0 < self.scale < math.inf):
+            raise ConfigError(
+                f"Expected model.affinity={self.affinity} >= 0 and model.scale={self.scale} > 0."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +88,10 @@ class BilinearModel(Pooled, Dot):
     def initial(self, seed: int) -> dict[str, Array]:
         """Return the start: of public item content alone, whatever the seed."""
         config = self.config
-        start = config.affinity / config.memories * np.eye(config.dim)
+        start = config.affinity / (config.memories * config.scale**2) * np.eye(config.dim)
+        content = padded_content(self.features, n_items=self.n_items, dim=config.dim)
         return {
-            "content": padded_content(self.features, n_items=self.n_items, dim=config.dim),
+            "content": content * config.scale,
             "weights": np.tile(start, (config.memories, 1, 1)),
             "bias": np.zeros(self.n_items),
         }

@@ -181,8 +181,7 @@ def compressed(features: Array, known: Array, *, dim: int) -> Array:
     `known` gives the same axes wherever they are computed.
     """
     centre = known.mean(axis=0)
-    _, axes = np.linalg.eigh((known - centre).T @ (known - centre))
-    axes = axes[:, ::-1][:, :dim]
+    axes = _principal(known - centre)[:, :dim]
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.where(axes[largest, np.arange(axes.shape[1])] < 0, -1.0, 1.0)
     found = np.zeros((len(features), dim))
@@ -190,6 +189,17 @@ def compressed(features: Array, known: Array, *, dim: int) -> Array:
     found[~features.any(axis=1)] = 0.0
     norms = np.linalg.norm(found, axis=1, keepdims=True)
     return np.asarray(found / np.where(norms > 1e-9, norms, 1.0))
+
+
+def _principal(centred: Array) -> Array:
+    """Return the principal axes of rows as columns, the widest first; only those with any width."""
+    if len(centred) < centred.shape[1]:
+        _, widths, rows = np.linalg.svd(centred, full_matrices=False)
+        widths, axes = widths**2, rows.T
+    else:
+        widths, axes = np.linalg.eigh(centred.T @ centred)
+        widths, axes = widths[::-1], axes[:, ::-1]
+    return np.asarray(axes[:, widths > 1e-9 * max(widths.max(initial=0.0), 1e-12)])
 
 
 def _unit(values: "Torch") -> "Torch":

@@ -15,6 +15,7 @@ from shared.models.base import Model
 from shared.models.bilinear import BilinearConfig, BilinearModel
 from shared.models.gru import GRUConfig, gru
 from shared.models.mf import MatrixFactorization, MFConfig
+from shared.models.ncf import NCFConfig, NCFModel
 from shared.models.popularity import PopularityModel
 from shared.models.transitions import TransitionsConfig, TransitionsModel
 from shared.models.two_tower import TwoTowerConfig, TwoTowerModel
@@ -38,6 +39,10 @@ def _mf(config: MFConfig, n_items: int, features: Features) -> Model:
     return MatrixFactorization(n_items=n_items, config=config, features=features)
 
 
+def _ncf(config: NCFConfig, n_items: int, features: Features) -> Model:
+    return NCFModel(n_items=n_items, config=config)
+
+
 def _popularity(config: PopularityModelConfig, n_items: int, features: Features) -> Model:
     return PopularityModel(n_items=n_items)
 
@@ -58,6 +63,7 @@ MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
     "bilinear": (BilinearConfig, _bilinear),
     "gru": (GRUConfig, gru),
     "mf": (MFConfig, _mf),
+    "ncf": (NCFConfig, _ncf),
     "popularity": (PopularityModelConfig, _popularity),
     "sasrec": (SASRecConfig, sasrec),
     "transitions": (TransitionsConfig, _transitions),
