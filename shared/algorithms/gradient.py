@@ -66,7 +66,7 @@ class GradientConfig:
     train_items: bool = True
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     server: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(name="adam", rate=0.003)
+        default_factory=lambda: OptimiserConfig(name="adam", rate=0.005, schedule="cosine")
     )
     average: float = 0.0
     precision: Literal["single", "double"] = "single"

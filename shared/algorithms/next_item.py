@@ -47,7 +47,7 @@ class ExampleConfig:
         ConfigError: A number is out of range.
     """
 
-    anywhere: float = 0.0
+    anywhere: float = 0.5
     recency: float = 0.0
     weighting: Literal["mean", "root"] = "root"
     candidates: int = 0

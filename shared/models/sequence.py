@@ -38,6 +38,10 @@ __all__ = ["Core", "SequenceConfig", "SequenceModel"]
 Array = NDArray[np.float64]
 
 BATCH = 256
+"""Most histories that are scored at once."""
+
+CELLS = 1 << 22
+"""Most (history, item) pairs that are scored at once; one history's are the least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,15 +68,15 @@ class SequenceConfig:
     """
 
     dim: int = 64
-    window: int = 100
-    memories: int = 3
-    shortest: float = 2.0
-    longest: float = 100.0
-    dropout: float = 0.3
-    init: Literal["normal", "content"] = "normal"
-    init_scale: float = 0.1
+    window: int = 50
+    memories: int = 5
+    shortest: float = 1.0
+    longest: float = 200.0
+    dropout: float = 0.5
+    init: Literal["normal", "content"] = "content"
+    init_scale: float = 0.02
     content_scale: float = 0.1
-    memory_scale: float = 0.0
+    memory_scale: float = 0.1
     core_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -181,9 +185,10 @@ class SequenceModel(Dot):
 
         values = {n: torch.tensor(v, dtype=torch.float32) for n, v in tensors.items()}
         scores = np.empty((histories.n_users, self.n_items))
+        size = max(1, min(BATCH, CELLS // max(1, self.n_items)))
         with torch.no_grad():
-            for start in range(0, histories.n_users, BATCH):
-                rows = np.arange(start, min(start + BATCH, histories.n_users))
+            for start in range(0, histories.n_users, size):
+                rows = np.arange(start, min(start + size, histories.n_users))
                 part = self.windows(histories.select(rows))
                 states = self.states(values, self.prepared(part, kind=torch.float32))
                 last = states[torch.arange(len(rows)), torch.from_numpy(part.lengths)]

@@ -39,7 +39,7 @@ class Windows:
 def half_lives(*, shortest: float, longest: float, count: int) -> Floats:
     """Return float64 [count] half-lives in events, in geometric steps.
 
-    >>> half_lives(shortest=2.0, longest=32.0, count=3).tolist()
+    >>> half_lives(shortest=2.0, longest=32.0, count=3).round(6).tolist()
     [2.0, 8.0, 32.0]
     """
     return np.geomspace(shortest, longest, count) if count else np.zeros(0)

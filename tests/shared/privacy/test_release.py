@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from shared.errors import ConfigError, RunError
 from shared.privacy.plan import Plan, Trust
-from shared.privacy.release import LocalUpdate, Rows, clip, entrust
+from shared.privacy.release import LocalUpdate, Rows, clip, entrust, expose_sum
 
 USERS = 4
 SHAPES = {"items": (6, 3), "bias": (6,)}
@@ -130,3 +130,13 @@ def test_contributions_clipped_elsewhere_are_refused() -> None:
     clipped = clip(random_update(7), clip_norm=2.0)
     with pytest.raises(ConfigError, match="clip_norm=1"):
         entrust(clipped, replace(user_plan(trust=Trust.CENTRAL), clip_norm=1.0))
+
+
+def test_plain_sums_leave_a_run_without_protection_only() -> None:
+    sums = {"bias": np.arange(6.0)}
+    made = expose_sum(sums, users=3, plan=plan())
+    assert made.users == 3
+    np.testing.assert_array_equal(made.tensors["bias"], sums["bias"])
+    for protected in (private_plan(), *(user_plan(trust=trust) for trust in Trust)):
+        with pytest.raises(ConfigError, match="unit=none"):
+            expose_sum(sums, users=3, plan=protected)
