@@ -259,12 +259,16 @@ def place(table: Table, key: str, value: object) -> None:
 REGISTRIES: dict[str, Mapping[str, tuple[type, Any]]] = {"model": MODELS, "algorithm": ALGORITHMS}
 USUAL_ALGORITHM = {
     "ease": "gram",
+    "bilinear": "gradient",
     "gru": "gradient",
     "item-knn": "gram",
     "mf": "averaging",
+    "ncf": "gradient",
     "popularity": "popularity",
     "sasrec": "gradient",
     "transitions": "transitions",
+    "two-tower": "gradient",
+    "vae": "gradient",
 }
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Settings
-from shared.data.features import content_features
 from shared.data.interactions import Interactions
 from shared.data.queries import Queries, Split
 from shared.data.sources import Dataset, load
@@ -19,6 +18,7 @@ from shared.data.splits import split as cut
 from shared.errors import ConfigError
 from shared.evaluation.protocols import EvaluationConfig, Scores, evaluate
 from shared.models.base import Model, Tensors
+from shared.models.zoo import public_features
 from shared.privacy.plan import Unit
 from simulations.cost import Meter, peak_rss_mb
 from simulations.directory import default_name, manifest, prepare, read_json, vacant, write_json
@@ -105,7 +105,7 @@ def measure(
         settings=settings,
         split=job.split,
         catalogue=job.dataset.items.digest,
-        features=None if content is None else content_features(content),
+        features=None if content is None else public_features(content, settings.model.settings),
     )
     check_claim(federation.plan)
     prepare(place, manifest(settings, dataset=_dataset_block(job)), resume=resume)

@@ -47,6 +47,13 @@ OPEN = {
     "transitions": (Method(model="transitions", algorithm="transitions", settings={}), 1),
 }
 """The forms without a head, and their rounds."""
+ZOO: dict[str, dict[str, object]] = {
+    "bilinear": {"model.dim": 4},
+    "ncf": {"model.dim": 4, "model.hidden": 4},
+    "two-tower": {"model.dim": 4, "model.dropout": 0.3},
+    "vae": {"model.hidden": 4, "model.latent": 2},
+}
+"""Models that the gradient learns besides the one of `METHODS`."""
 
 
 def distance(a: State, b: State) -> float:
@@ -94,6 +101,12 @@ def test_packing_does_not_show_in_whole_users(name: str, trust: Trust, tmp_path:
     made = user_plan(trust=trust, cohort=12, noise="off", clip_norm=0.1)
     made = replace(made, rounds=ROUNDS.get(name, 3), participations=ROUNDS.get(name, 3))
     compare(METHODS[name], Unit.USER, tmp_path, run_plan=made)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_packing_does_not_show_in_any_model_of_the_gradient(name: str, tmp_path: Path) -> None:
+    settings = {**ZOO[name], "algorithm.precision": "double"}
+    compare(Method(model=name, algorithm="gradient", settings=settings), Unit.NONE, tmp_path)
 
 
 @pytest.mark.slow

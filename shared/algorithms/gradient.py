@@ -1,7 +1,7 @@
-"""Federated descent of a sequence model, both halves: FedSGD, or FedAvg with several local steps.
+"""Federated descent of a model, both halves: FedSGD, or FedAvg with several local steps.
 
 Device half: the device's own copy of the model takes a few gradient steps on the user's own
-next-item examples; the change is the contribution. With one step of rate 1 that is the negative
+examples (`tasks`); the change is the contribution. With one step of rate 1 that is the negative
 gradient. Server half: a step of a server optimiser along the mean change, divided by the public
 expected cohort; the last round may publish the mean of the latest models.
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.algorithms.base import Alike, Cohort, Memory, Shapes, State
-from shared.algorithms.next_item import ExampleConfig, draw_candidates, draw_examples, losses
+from shared.algorithms.next_item import ExampleConfig, draw_candidates
 from shared.algorithms.optimisers import OptimiserConfig, descend, learning_rate
+from shared.algorithms.tasks import Learned, Task, task_of
 from shared.errors import ConfigError
-from shared.models.sequence import SequenceModel
 from shared.privacy.plan import Plan, Unit
 from shared.privacy.release import LocalUpdate, Release, Rows
 from shared.randomness import NoiseSource
@@ -38,7 +38,7 @@ Ints = NDArray[np.int64]
 SCORES = 1 << 24
 """Scores in memory at once; one user's are the least."""
 
-AXES: dict[str, int | None] = {"older": None}
+AXES: dict[str, int | None] = {"kept": None, "older": None}
 """Parts of a batch that all its users share; the others have an axis of users first."""
 
 
@@ -66,7 +66,7 @@ class GradientConfig:
     train_items: bool = True
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     server: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(name="adam", rate=0.003)
+        default_factory=lambda: OptimiserConfig(name="adam", rate=0.005, schedule="cosine")
     )
     average: float = 0.0
     precision: Literal["single", "double"] = "single"
@@ -83,14 +83,14 @@ class GradientConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gradient(Alike):
-    """Federated descent of a sequence model.
+    """Federated descent of a model.
 
     Attributes:
         model: The model it learns.
         config: Public settings.
     """
 
-    model: SequenceModel
+    model: Learned
     config: GradientConfig = field(default_factory=GradientConfig)
 
     @property
@@ -105,8 +105,8 @@ class Gradient(Alike):
 
     def asked(self, round: int) -> Shapes:
         """Return the shapes of the tensors that are learned."""
-        shapes = self.model.global_shapes
-        return {n: s for n, s in shapes.items() if self.config.train_items or n != "items"}
+        still = self.model.frozen | (set() if self.config.train_items else {"items"})
+        return {n: s for n, s in self.model.global_shapes.items() if n not in still}
 
     def start(self, seed: int) -> State:
         """Return the model's initial tensors, no moments."""
@@ -179,7 +179,7 @@ class Gradient(Alike):
 
     def _blocks(self, cohort: Cohort) -> Iterator[tuple[Ints, Cohort]]:
         """Cut a cohort into blocks of alike lengths whose scores fit into memory."""
-        lengths = np.minimum(cohort.histories.lengths, self.model.config.window)
+        lengths = self._task.cost(cohort.histories)
         order = np.argsort(-lengths, kind="stable")
         order = order[lengths[order] > 0]
         candidates = self.config.examples.candidates or self.model.n_items
@@ -202,7 +202,7 @@ class Gradient(Alike):
         batch = self._drawn(cohort, plan, step=0)
         with torch.enable_grad():
             candidates = self._candidates(cohort)
-            loss = losses(self.config.examples, self.model, values, batch, candidates, packed=True)
+            loss = self._task.losses(values, batch, candidates, packed=True)
             found = torch.autograd.grad(loss, learned)
         names = self.asked(cohort.round)
         return {n: -self.config.local_rate * g for n, g in zip(names, found, strict=True)}
@@ -217,7 +217,7 @@ class Gradient(Alike):
         def loss(values: Mapping[str, "Torch"], one: Mapping[str, "Torch"]) -> "Torch":
             whole = {**given, **values}
             alone = {n: v if n in AXES else v.unsqueeze(0) for n, v in one.items()}
-            return losses(self.config.examples, self.model, whole, alone, candidates, packed=False)
+            return self._task.losses(whole, alone, candidates, packed=False)
 
         start = {name: given[name] for name in self.asked(cohort.round)}
         moved: dict[str, Torch] = start
@@ -230,14 +230,8 @@ class Gradient(Alike):
 
     def _drawn(self, cohort: Cohort, plan: Plan, *, step: int) -> dict[str, "Torch"]:
         """Draw the examples of a step; in a private run every user's weigh 1 together."""
-        return draw_examples(
-            self.config.examples,
-            self.model,
-            cohort,
-            step=step,
-            weighted=plan.unit is Unit.NONE,
-            kind=self._kind(),
-        )
+        weighted = plan.unit is Unit.NONE
+        return self._task.draw(cohort, step=step, weighted=weighted, kind=self._kind())
 
     def _candidates(self, cohort: Cohort) -> "Torch | None":
         return draw_candidates(
@@ -246,6 +240,10 @@ class Gradient(Alike):
             seed=cohort.seed,
             round=cohort.round,
         )
+
+    @property
+    def _task(self) -> Task:
+        return task_of(self.config.examples, self.model)
 
     def _values(self, state: State) -> dict[str, "Torch"]:
         import torch

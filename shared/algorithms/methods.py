@@ -27,11 +27,15 @@ from shared.algorithms.transitions import (
 )
 from shared.errors import ConfigError
 from shared.models.base import Model
+from shared.models.bilinear import BilinearModel
 from shared.models.linear import Linear
 from shared.models.mf import MatrixFactorization
+from shared.models.ncf import NCFModel
 from shared.models.popularity import PopularityModel
 from shared.models.sequence import SequenceModel
 from shared.models.transitions import TransitionsModel
+from shared.models.two_tower import TwoTowerModel
+from shared.models.vae import VAEModel
 from shared.models.zoo import MODELS
 from shared.privacy.plan import PrivacyConfig, Trust, Unit
 
@@ -57,9 +61,20 @@ def _ials(config: IalsConfig, model: Model, n_items: int) -> Algorithm:
     return Ials(model=squared, config=config)
 
 
+LEARNED = (BilinearModel, NCFModel, SequenceModel, TwoTowerModel, VAEModel)
+"""What gradients learn: `tasks.Learned`, whose protocol cannot be asked for by name."""
+
+
 def _gradient(config: GradientConfig, model: Model, n_items: int) -> Algorithm:
-    if not isinstance(model, SequenceModel):
-        raise ConfigError("algorithm=gradient learns model=gru or sasrec; choose one of them.")
+    if not isinstance(model, LEARNED):
+        names = "bilinear, gru, ncf, sasrec, two-tower or vae"
+        raise ConfigError(f"algorithm=gradient learns model={names}; choose one of them.")
+    examples = config.examples
+    if isinstance(model, VAEModel) and (examples.candidates or examples.smoothing):
+        raise ConfigError(
+            "model=vae tells the whole catalogue: set algorithm.examples.candidates=0 and "
+            "algorithm.examples.smoothing=0."
+        )
     return Gradient(model=model, config=config)
 
 

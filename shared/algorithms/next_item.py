@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shared.algorithms.base import Cohort
 from shared.errors import ConfigError
-from shared.models.sequence import SequenceModel
+from shared.models.predictor import Predictor
 from shared.randomness import stream
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ExampleConfig:
         ConfigError: A number is out of range.
     """
 
-    anywhere: float = 0.0
+    anywhere: float = 0.5
     recency: float = 0.0
     weighting: Literal["mean", "root"] = "root"
     candidates: int = 0
@@ -68,7 +68,7 @@ class ExampleConfig:
 
 def draw_examples(
     config: ExampleConfig,
-    model: SequenceModel,
+    model: Predictor,
     cohort: Cohort,
     *,
     step: int,
@@ -86,9 +86,9 @@ def draw_examples(
         kind: Number type.
 
     Returns:
-        The windows as `SequenceModel.prepared` returns them; `weights` [users, width], of the
-        example that asks for each event, 0 behind a window's length; and, with dropout,
-        `masks` [users, width, masks, dim].
+        The windows as `Predictor.prepared` returns them; `weights` [users, width], of the
+        example that asks for each event, 0 behind a window's length; with dropout, `masks`
+        [users, width, masks, dim]; and what the model draws for all users in common.
     """
     import torch
 
@@ -104,7 +104,8 @@ def draw_examples(
     batch["weights"] = torch.tensor(weights, dtype=kind)
     if model.config.dropout:
         batch["masks"] = torch.tensor(_masks(model, windows.lengths, draws), dtype=kind)
-    return batch
+    common = stream(cohort.seed, "in common", cohort.round, step)
+    return {**batch, **model.common(common, kind=kind)}
 
 
 def _end(rng: np.random.Generator, length: int, size: int, anywhere: float) -> int:
@@ -129,7 +130,7 @@ def _weights(lengths: Ints, config: ExampleConfig, *, weighted: bool) -> NDArray
 
 
 def _masks(
-    model: SequenceModel, lengths: Ints, draws: list[np.random.Generator]
+    model: Predictor, lengths: Ints, draws: list[np.random.Generator]
 ) -> NDArray[np.float32]:
     """Return float32 [users, width, masks, dim]: 0, or 1 / (1 - dropout)."""
     keep = 1.0 - model.config.dropout
@@ -158,7 +159,7 @@ def draw_candidates(
 
 def losses(
     config: ExampleConfig,
-    model: SequenceModel,
+    model: Predictor,
     tensors: Mapping[str, "Torch"],
     batch: Mapping[str, "Torch"],
     candidates: "Torch | None",
@@ -177,15 +178,16 @@ def losses(
     """
     import torch
 
+    tensors = model.ready(tensors, batch)
     targets, weights = batch["events"], batch["weights"]
     states = model.states(tensors, {**batch, "events": targets[:, :-1]}, batch.get("masks"))
     if packed:
         inside = weights > 0
         states, targets, weights = states[inside], targets[inside], weights[inside]
     if candidates is None:
-        scores, right = states @ tensors["items"].T + tensors["bias"], targets
+        scores, right = model.scores(tensors, states), targets
     else:
-        scores = _sampled(tensors, states, targets, candidates)
+        scores = _sampled(model, tensors, states, targets, candidates)
         right = torch.zeros_like(targets)
     lost = torch.nn.functional.cross_entropy(
         scores.flatten(0, -2),
@@ -197,6 +199,7 @@ def losses(
 
 
 def _sampled(
+    model: Predictor,
     tensors: Mapping[str, "Torch"],
     states: "Torch",
     targets: "Torch",
@@ -209,9 +212,9 @@ def _sampled(
     """
     import torch
 
-    right = (states * tensors["items"][targets]).sum(dim=-1) + tensors["bias"][targets]
-    scores = states @ tensors["items"][candidates].T + tensors["bias"][candidates]
+    right = model.paired(tensors, states, targets)
+    scores = model.scores(tensors, states, candidates)
     same = targets.unsqueeze(-1) == candidates
     others = (len(candidates) - same.sum(dim=-1, keepdim=True)).to(scores.dtype)
-    up = torch.log((len(tensors["bias"]) - 1) / others)
+    up = torch.log((model.n_items - 1) / others)
     return torch.cat([right.unsqueeze(-1), (scores + up).masked_fill(same, -math.inf)], dim=-1)

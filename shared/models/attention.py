@@ -40,6 +40,7 @@ class SASRecConfig(SequenceConfig):
         ConfigError: A number is out of range.
     """
 
+    dropout: float = 0.3
     blocks: int = 2
     heads: int = 2
 

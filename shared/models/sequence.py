@@ -24,6 +24,7 @@ from shared.data.interactions import Interactions
 from shared.errors import ConfigError
 from shared.models.base import Tensors
 from shared.models.mf import principal_axes
+from shared.models.predictor import Dot
 from shared.models.windows import Windows, half_lives, take_windows
 from shared.randomness import stream
 
@@ -67,15 +68,15 @@ class SequenceConfig:
     """
 
     dim: int = 64
-    window: int = 100
-    memories: int = 3
-    shortest: float = 2.0
-    longest: float = 100.0
-    dropout: float = 0.3
-    init: Literal["normal", "content"] = "normal"
-    init_scale: float = 0.1
+    window: int = 50
+    memories: int = 5
+    shortest: float = 1.0
+    longest: float = 200.0
+    dropout: float = 0.5
+    init: Literal["normal", "content"] = "content"
+    init_scale: float = 0.02
     content_scale: float = 0.1
-    memory_scale: float = 0.0
+    memory_scale: float = 0.1
     core_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class Core(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceModel:
+class SequenceModel(Dot):
     """A tied item table, a core that reads the window, decayed sums of the whole history.
 
     Attributes:

@@ -33,7 +33,7 @@ def method(
     name: str = "gru", *, dropout: float = 0.3, window: int = 4, **settings: Any
 ) -> Gradient:
     shared = {"dim": 4, "window": window, "memories": 2, "dropout": dropout}
-    examples = ExampleConfig(**settings.pop("examples", {}))
+    examples = ExampleConfig(**{"anywhere": 0.0, **settings.pop("examples", {})})
     config = GradientConfig(examples=examples, **{"precision": "double", **settings})
     if name == "gru":
         return Gradient(model=gru(GRUConfig(**shared), N_ITEMS, None), config=config)
@@ -154,7 +154,7 @@ def test_several_steps_are_descent_with_fresh_draws() -> None:
 def test_a_future_event_changes_no_earlier_example(name: str) -> None:
     """What is asked about an event, in which window and behind which mask, is the past's alone."""
     algorithm = method(name, window=8)
-    model, examples = algorithm.model, ExampleConfig(weighting="mean")
+    model, examples = algorithm.model, ExampleConfig(weighting="mean", anywhere=0.0)
     values = {n: torch.tensor(v) for n, v in state(algorithm).tensors.items()}
     found = []
     for history in ([1, 2, 3], [1, 2, 3, 9, 9, 0]):
