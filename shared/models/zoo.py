@@ -48,8 +48,8 @@ def _transitions(config: TransitionsConfig, n_items: int, features: Features) ->
 
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
     "ease": (EaseModelConfig, _ease),
-    "item-knn": (ItemKNNModelConfig, _item_knn),
     "gru": (GRUConfig, gru),
+    "item-knn": (ItemKNNModelConfig, _item_knn),
     "mf": (MFConfig, _mf),
     "popularity": (PopularityModelConfig, _popularity),
     "sasrec": (SASRecConfig, sasrec),
