@@ -21,6 +21,8 @@ PACKAGED: dict[str, dict[str, str]] = {
     "transitions": {"user": "default.toml", "none": "open.toml"},
     "mf": {"user": "mf_user.toml", "interaction": "mf_interaction.toml", "none": "mf_open.toml"},
     "popularity": {"user": "popularity.toml"},
+    "ease": {"user": "ease.toml", "none": "ease_open.toml"},
+    "item-knn": {"user": "item_knn.toml", "none": "item_knn_open.toml"},
     "gru": {"none": "gru.toml", "user": "gru_user.toml"},
     "sasrec": {"none": "sasrec.toml"},
 }

@@ -92,9 +92,9 @@ def _transitions(config: TransitionsTraining, model: Model, n_items: int) -> Alg
 
 ALGORITHMS: dict[str, tuple[type, Callable[[Any, Model, int], Algorithm]]] = {
     "averaging": (AveragingConfig, _averaging),
+    "gradient": (GradientConfig, _gradient),
     "gram": (GramConfig, _gram),
     "ials": (IalsConfig, _ials),
-    "gradient": (GradientConfig, _gradient),
     "popularity": (PopularityConfig, _popularity),
     "transitions": (TransitionsTraining, _transitions),
 }

@@ -70,10 +70,10 @@ def _vae(config: VAEConfig, n_items: int, features: Features) -> Model:
 
 
 MODELS: dict[str, tuple[type, Callable[[Any, int, Features], Model]]] = {
-    "ease": (EaseModelConfig, _ease),
-    "item-knn": (ItemKNNModelConfig, _item_knn),
     "bilinear": (BilinearConfig, _bilinear),
+    "ease": (EaseModelConfig, _ease),
     "gru": (GRUConfig, gru),
+    "item-knn": (ItemKNNModelConfig, _item_knn),
     "mf": (MFConfig, _mf),
     "ncf": (NCFConfig, _ncf),
     "popularity": (PopularityModelConfig, _popularity),

@@ -27,7 +27,7 @@ from shared.privacy.distributed import (
     round_off,
     veil,
 )
-from shared.privacy.noise_shares import NoiseShares
+from shared.privacy.noise_shares import SMOOTHING, NoiseShares
 from shared.privacy.plan import Plan, Trust, Unit
 from shared.privacy.quantisation import Grid, quantise, round_rows, signed, wrap
 from shared.privacy.release import ClippedUpdate, LocalUpdate, Rows, clip
@@ -379,3 +379,18 @@ def test_trap_5_missing_shares_are_missing_noise(lost: float, expected: float) -
     assert planned.realised(left) >= claimed
     whole = claimed / math.sqrt(1.0 - lost)
     assert planned.realised(1000) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("users", [10, 943, 6040, 100_000])
+@pytest.mark.parametrize("dimension", [1, 2, 50])
+def test_a_short_vector_of_many_devices_has_a_grid_of_its_own(users: int, dimension: int) -> None:
+    """Whoever measures two numbers over many devices gets shares wide enough for the argument."""
+    plan = made_plan(expected_cohort=users, dropouts=users // 20, colluders=users // 20)
+    for multiplier in (0.5, 5.0):
+        shares = noise_shares(
+            replace(plan, noise_multiplier=multiplier),
+            round=1,
+            layout=Layout(shapes={"metrics": (dimension,)}),
+        )
+        assert shares.deviation >= SMOOTHING
+        assert shares.realised(plan.honest) >= multiplier * (1 - 1e-9)
