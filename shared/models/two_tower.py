@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Torch = torch.Tensor
 
-__all__ = ["TwoTowerConfig", "TwoTowerModel", "with_new_items"]
+__all__ = ["TwoTowerConfig", "TwoTowerModel", "compressed", "with_new_items"]
 
 Array = NDArray[np.float64]
 
