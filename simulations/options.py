@@ -23,8 +23,11 @@ PACKAGED: dict[str, dict[str, str]] = {
     "popularity": {"user": "popularity.toml"},
     "ease": {"user": "ease.toml", "none": "ease_open.toml"},
     "item-knn": {"user": "item_knn.toml", "none": "item_knn_open.toml"},
+    "bilinear": {"user": "bilinear_user.toml"},
     "gru": {"none": "gru.toml", "user": "gru_user.toml"},
     "sasrec": {"none": "sasrec.toml"},
+    "two-tower": {"none": "two_tower.toml"},
+    "vae": {"none": "vae.toml"},
 }
 """Settings that were chosen on validation: model -> what is protected -> file."""
 
@@ -136,13 +139,21 @@ def _default(flags: Mapping[str, object], assignments: Sequence[str]) -> Path:
     """Return the packaged settings of a run without a file.
 
     What learns well depends on how much noise there is, and where. A trusted server is never
-    chosen for anyone.
+    chosen for anyone, nor a run without protection.
+
+    Raises:
+        ConfigError: The model has settings without protection alone, and nobody asked for those.
     """
     asked = dict(assignment(text) for text in assignments) | dict(flags)
     unit = str(asked.get("privacy.unit", "user"))
     usual = "mf" if unit == "interaction" else "transitions"
     model = str(asked.get("model.name", usual))
     files = PACKAGED.get(model, PACKAGED[usual])
+    if set(files) == {"none"} and "privacy.unit" not in asked:
+        raise ConfigError(
+            f"model={model} has settings for runs without protection alone; say --unit none, or "
+            "give a file with settings of your own."
+        )
     return Path(__file__).parent / "experiments" / files.get(unit, next(iter(files.values())))
 
 

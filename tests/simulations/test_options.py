@@ -78,6 +78,13 @@ def test_each_model_and_unit_has_settings_of_its_own(
     assert (settings.model.name, str(settings.privacy.unit)) == found
 
 
+@pytest.mark.parametrize("model", ["sasrec", "two-tower", "vae"])
+def test_protection_is_never_left_out_by_itself(model: str) -> None:
+    with pytest.raises(ConfigError, match="say --unit none"):
+        composed(None, {"model.name": model})
+    assert composed(None, {"model.name": model, "privacy.unit": "none"}).model.name == model
+
+
 def test_every_packaged_file_is_named_and_reads() -> None:
     folder = Path(options.__file__).parent / "experiments"
     named = {name for files in PACKAGED.values() for name in files.values()}
