@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.algorithms.base import Cohort, Memory, Shapes, State
+from shared.algorithms.headed import Headed
 from shared.algorithms.pairs import count_rows, distinct, head_pairs, square
 from shared.algorithms.spectra import content_basis, positive_part, shrink_blocks
 from shared.algorithms.transitions import LEAST_COUNT, edge_of
@@ -59,7 +60,7 @@ class GramConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gram:
+class Gram(Headed):
     """How often items meet, exact or private.
 
     Attributes:
@@ -70,52 +71,12 @@ class Gram:
     model: Linear
     config: GramConfig = field(default_factory=GramConfig)
 
-    @property
-    def sampling_rate(self) -> float:
-        """Everything enters."""
-        return 1.0
-
-    @property
-    def local_steps(self) -> int:
-        """One contribution a round."""
-        return 1
-
-    def shares(self, rounds: int) -> tuple[float, ...]:
-        """Return the budget of counts and of pairs; nothing to share in a single round.
-
-        Raises:
-            ConfigError: The run has another number of rounds than the method.
-        """
-        needed = 2 if self._head else 1
-        if rounds != needed:
-            raise ConfigError(
-                f"Expected training.rounds={needed} for a Gram matrix "
-                f"{'with' if self._head else 'without'} a head, found {rounds}; set it so."
-            )
-        return (self.config.counts, 1.0 - self.config.counts) if self._head else ()
-
-    def purpose(self, round: int) -> str:
-        """Return that a head is counted first, then trained."""
-        return "counts" if self._head and round == 1 else "train"
-
-    def sent(self, round: int) -> Shapes:
-        """Return the counts, in the round that needs the head."""
-        return {"counts": (self.model.n_items,)} if self._head and round == 2 else {}
-
     def asked(self, round: int) -> Shapes:
         """Return counts, then pairs of the head; without a head the upper triangle of it all."""
         size = self.model.size
         if not self._head:
             return {"gram": (size * (size + 1) // 2,)}
         return {"pairs": (size * (size - 1) // 2,)} if round == 2 else {"counts": self._items}
-
-    def start(self, seed: int) -> State:
-        """Return the model's zeros."""
-        return State(tensors=self.model.initial(seed), optimiser={}, round=0)
-
-    def memory(self, keys: Ints, seed: int) -> dict[str, Array]:
-        """Return nothing: no tensor stays on the device."""
-        return {}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> tuple[LocalUpdate, Memory]:
         """Return counts or pairs, a user's of norm `plan.clip_norm`; plain sums without a head.
@@ -171,10 +132,6 @@ class Gram:
             gram = self._estimated(state.tensors["counts"], total["pairs"] / plan.clip_norm, plan)
             tensors = {**state.tensors, "weights": self.model.solve(gram)}
         return State(tensors=tensors, optimiser={}, round=round_)
-
-    @property
-    def _head(self) -> bool:
-        return self.model.config.head > 0
 
     @property
     def _items(self) -> tuple[int, ...]:

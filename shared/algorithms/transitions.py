@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.algorithms.base import Cohort, Memory, Shapes, State
+from shared.algorithms.headed import Headed
 from shared.algorithms.pairs import count_rows, distinct, head_pairs, pair_sums, square
 from shared.algorithms.spectra import content_basis, content_vectors, shrink_blocks
 from shared.errors import ConfigError
@@ -97,7 +98,7 @@ class TransitionsTraining:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Transitions:
+class Transitions(Headed):
     """Closed-form transitions, exact or private.
 
     Attributes:
@@ -117,52 +118,12 @@ class Transitions:
                 f"Expected algorithm.target={self.config.target} to differ from the model's decays."
             )
 
-    @property
-    def sampling_rate(self) -> float:
-        """Everything enters."""
-        return 1.0
-
-    @property
-    def local_steps(self) -> int:
-        """One contribution a round."""
-        return 1
-
-    def shares(self, rounds: int) -> tuple[float, ...]:
-        """Return the budget of counts and of pairs; nothing to share in a single round.
-
-        Raises:
-            ConfigError: The run has another number of rounds than the method.
-        """
-        needed = 2 if self._head else 1
-        if rounds != needed:
-            raise ConfigError(
-                f"Expected training.rounds={needed} for transitions "
-                f"{'with' if self._head else 'without'} a head, found {rounds}; set it so."
-            )
-        return (self.config.counts, 1.0 - self.config.counts) if self._head else ()
-
-    def purpose(self, round: int) -> str:
-        """Return that a head is counted first, then trained."""
-        return "counts" if self._head and round == 1 else "train"
-
-    def sent(self, round: int) -> Shapes:
-        """Return the counts, in the round that needs the head."""
-        return {"counts": (self.model.n_items,)} if self._head and round == 2 else {}
-
     def asked(self, round: int) -> Shapes:
         """Return counts, then pairs; both at once without a head."""
         counts: Shapes = {"counts": (self.model.n_items,)}
         if self._head and round == 1:
             return counts
         return self._pairs if self._head else {**counts, **self._pairs}
-
-    def start(self, seed: int) -> State:
-        """Return the model's zeros."""
-        return State(tensors=self.model.initial(seed), optimiser={}, round=0)
-
-    def memory(self, keys: Ints, seed: int) -> dict[str, Array]:
-        """Return nothing: no tensor stays on the device."""
-        return {}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> tuple[LocalUpdate, Memory]:
         """Return counts or pairs, a user's of norm `plan.clip_norm`; plain sums without a head.
@@ -221,10 +182,6 @@ class Transitions:
         else:
             tensors = {**state.tensors, **self._denoised(state, total["pairs"], plan)}
         return State(tensors=tensors, optimiser={}, round=round_)
-
-    @property
-    def _head(self) -> bool:
-        return self.model.config.head > 0
 
     @property
     def _ordered(self) -> bool:
