@@ -22,6 +22,9 @@ __all__ = ["Features", "Method", "Terms", "settle"]
 
 Features = NDArray[np.float64] | None
 
+UNTOLD = frozenset({"model.encoder"})
+"""Settings that devices need not know: a folder of the server's is no business of theirs."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
@@ -82,7 +85,8 @@ def settle(
         n_items=census.n_items,
         privacy=settings.privacy,
     )
-    method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=public)
+    told = {key: value for key, value in public.items() if key not in UNTOLD}
+    method = Method(model=settings.model.name, algorithm=settings.algorithm.name, settings=told)
     terms, share = _terms(settings, census), settings.privacy.metrics_share
     learner = build(method.model, method.algorithm, public, census.n_items, features=features)
     algorithm = measured(learner, rounds=terms.rounds, share=share)

@@ -285,7 +285,7 @@ def test_budget_is_refused_before_any_key_is_made(
         (ConfigError, {"plan": made_plan(cohort=4, noise="os")}),
         (ConfigError, {"plan": made_plan(cohort=9, dropouts=7, noise="os")}),
         (ConfigError, {"plan": made_plan(cohort=USERS, noise="os", noise_multiplier=1e7)}),
-        (ConfigError, {"plan": made_plan(cohort=USERS, noise="os", noise_multiplier=1e-4)}),
+        (ConfigError, {"plan": made_plan(cohort=USERS, noise="os", noise_multiplier=1e-9)}),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_it_costs(
