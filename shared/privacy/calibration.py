@@ -129,6 +129,8 @@ def make_plan(
             separation=config.separation,
             bands=bands,
         )
+    # Without protection nothing is clipped, so no bound moves.
+    moves = config.clip_quantile > 0.0 and config.unit is Unit.USER
     return Plan(
         unit=config.unit,
         trust=config.trust,
@@ -143,8 +145,8 @@ def make_plan(
         expected_cohort=cohort,
         noise=config.noise,
         shares=() if config.unit is Unit.INTERACTION else shares,
-        clip_quantile=config.clip_quantile,
-        clip_share=config.clip_share if config.clip_quantile else 0.0,
+        clip_quantile=config.clip_quantile if moves else 0.0,
+        clip_share=config.clip_share if moves else 0.0,
         metrics_share=config.metrics_share,
         separation=config.separation,
         bands=bands,

@@ -207,3 +207,11 @@ def test_a_cohort_too_large_for_the_separation_is_refused() -> None:
 def test_an_impossible_separation_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Expected"):
         PrivacyConfig(**{"unit": Unit.USER, "trust": Trust.CENTRAL, **wrong})
+
+
+def test_without_protection_no_clip_norm_moves() -> None:
+    asked = {"trust": "central", "clip_quantile": 0.5}
+    for unit, moves in (("none", 0.0), ("user", 0.5)):
+        made = plan(PrivacyConfig(unit=unit, **asked))  # type: ignore[arg-type]
+        assert made.clip_quantile == moves
+        assert bool(made.clip_share) == bool(moves)
